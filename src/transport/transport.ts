@@ -1,0 +1,127 @@
+/**
+ * One port for gRPC, gRPC-Web and Connect. Knows sockets and calls, not Persisto: it is given services, raw methods and
+ * what turns an unknown error into a status.
+ */
+import type { DescMethod, DescService } from "@bufbuild/protobuf";
+import type { ConnectError, ConnectRouter } from "@connectrpc/connect";
+
+/** What a raw method sees of its call. */
+export interface RawCall {
+  readonly method: DescMethod;
+  readonly protocol: "grpc" | "grpc-web" | "connect";
+  /** Lower-case name. */
+  requestHeader(name: string): string | undefined;
+  /** True for Connect's GET. */
+  readonly isGet: boolean;
+  /** The client's wish, already clamped to `deadlineMsMax`; undefined when there is none. Milliseconds of the clock's `now()`. */
+  readonly deadlineAtMs: number | undefined;
+  readonly cancelled: boolean;
+  /** The client left, its deadline is over, or the server ends its calls. Called once at most; returns its undo. */
+  onCancel(listener: () => void): () => void;
+  /** Names and values of answer headers; before the first byte only. */
+  setHeader(name: string, value: string): void;
+  /** For logs and metrics: facts that belong to the line of the call (database, request id). */
+  note(key: string, value: string): void;
+}
+
+/** A unary method from bytes to bytes. Parts are sent one after another as one message: protobuf fields concatenate. */
+export interface RawUnaryMethod {
+  readonly method: DescMethod;
+  readonly kind: "unary";
+  handle(request: Uint8Array, call: RawCall): Promise<readonly Uint8Array[]>;
+}
+
+/** A server-streaming method from bytes to messages of bytes; pulled at the client's pace. */
+export interface RawServerStreamMethod {
+  readonly method: DescMethod;
+  readonly kind: "server_streaming";
+  handle(request: Uint8Array, call: RawCall): AsyncIterable<Uint8Array>;
+}
+
+export type RawMethod = RawUnaryMethod | RawServerStreamMethod;
+
+/** One line for the log and one observation for the metrics. */
+export interface CallRecord {
+  readonly service: string;
+  readonly method: string;
+  readonly protocol: string;
+  /** gRPC status code as a number, 0 for OK. */
+  readonly code: number;
+  readonly durationMs: number;
+  readonly requestBytes: number;
+  readonly responseBytes: number;
+  readonly notes: Readonly<Record<string, string>>;
+  readonly traceparent: string | undefined;
+  readonly peer: string;
+}
+
+export interface TransportOptions {
+  readonly host: string;
+  /** 0: any free port. */
+  readonly port: number;
+  /** Typed services, as Connect's routers take them; raw methods of the same services are merged in. */
+  readonly routes: (router: Pick<ConnectRouter, "service" | "rpc">) => void;
+  /** Services whose remaining methods answer `unimplemented`. */
+  readonly services: readonly DescService[];
+  readonly rawMethods: readonly RawMethod[];
+  /** Any thrown thing to the status that is sent. */
+  readonly toConnectError: (error: unknown) => ConnectError;
+  /** Plain HTTP paths beside RPC (/healthz, /metrics): exact path to handler. */
+  readonly pages: ReadonlyMap<string, () => Promise<{ status: number; contentType: string; body: string }>>;
+  readonly onCallEnd: ((record: CallRecord) => void) | undefined;
+  /** The own path for gRPC; off sends everything through Connect. */
+  readonly ownPath: boolean;
+  readonly tls: TlsOptions | undefined;
+  readonly corsOrigins: readonly string[];
+  readonly limits: TransportLimits;
+}
+
+export interface TlsOptions {
+  readonly certificatePath: string;
+  readonly keyPath: string;
+  /** Present: clients must show a certificate of this authority. */
+  readonly clientCaPath: string | undefined;
+}
+
+export interface TransportLimits {
+  readonly readBytesMax: number;
+  readonly writeBytesMax: number;
+  /** How long headers and a unary body may take to arrive. */
+  readonly readTimeoutMs: number;
+  /** How long an answer may make no progress because the reader does not read. */
+  readonly writeTimeoutMs: number;
+  /** A connection without calls is ended after this long. */
+  readonly idleTimeoutMs: number;
+  /** Longest deadline; a longer wish is cut to it. */
+  readonly deadlineMsMax: number;
+  readonly headerBytesMax: number;
+  readonly streamsPerConnectionMax: number;
+  readonly connectionCountMax: number;
+  readonly streamResetBurst: number;
+  readonly streamResetRate: number;
+  readonly compressBytesMin: number;
+  readonly pingIntervalMs: number;
+  readonly pingTimeoutMs: number;
+  /** 0: connections do not age. */
+  readonly connectionAgeMs: number;
+  readonly connectionAgeGraceMs: number;
+}
+
+export interface Transport {
+  readonly port: number;
+  readonly connections: number;
+  readonly callsActive: number;
+  /**
+   * Drains as api.md section 8 says: GOAWAY, no new calls, running ones end; those left after `callsMs` are ended by
+   * `endCalls` (UNAVAILABLE), sockets after `socketsMs` are destroyed. Resolves when nothing is open.
+   */
+  drain(options: {
+    readonly callsMs: number;
+    readonly socketsMs: number;
+    readonly endCalls: () => ConnectError;
+  }): Promise<void>;
+  /** At once. */
+  close(): Promise<void>;
+}
+
+export type StartTransport = (options: TransportOptions) => Promise<Transport>;
