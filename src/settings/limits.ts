@@ -236,8 +236,20 @@ export const callLimits = {
   batchStepCountMax: count("LIMIT_BATCH_STEP_COUNT", 1000, { min: 1, max: 100_000 }, "Statements of one ExecuteBatch."),
 };
 
-/** Of the engine: transactions, checkpoints, the catalog. */
+/** Of the engine: transactions, flushes, checkpoints, the catalog. */
 export const engineLimits = {
+  openDatabaseCountMax: count(
+    "LIMIT_OPEN_DATABASE_COUNT",
+    20_000,
+    { min: 16, max: 10_000_000 },
+    "Databases whose handles are kept in memory; one in use is never dropped.",
+  ),
+  pageBytes: bytes(
+    "SETTINGS_PAGE_BYTES",
+    "4KiB",
+    { min: "512", max: "64KiB" },
+    "Page size of new databases: a power of two.",
+  ),
   transactionIdleMsMax: seconds(
     "SETTINGS_TRANSACTION_IDLE_SECONDS",
     5,
@@ -250,23 +262,103 @@ export const engineLimits = {
     { min: 0.05, max: 86_400 },
     "How long a transaction may last before it is rolled back.",
   ),
-  transactionCountMax: count(
-    "LIMIT_TRANSACTION_COUNT",
-    1000,
+  positionWaitMsMax: seconds(
+    "SETTINGS_POSITION_WAIT_SECONDS",
+    5,
+    { min: 0, max: 300 },
+    "How long a read waits for its min_position.",
+  ),
+  positionWaitCountMax: count(
+    "LIMIT_POSITION_WAIT_COUNT",
+    256,
     { min: 1, max: 100_000 },
-    "Transactions open or waiting for a write lock, over all databases.",
+    "Calls of one database that may wait for a min_position.",
+  ),
+  flushConcurrencyMax: count(
+    "SETTINGS_FLUSH_CONCURRENCY_COUNT",
+    16,
+    { min: 1, max: 1024 },
+    "Flushes of write-ahead logs under way at one time; UV_THREADPOOL_SIZE bounds them too.",
+  ),
+  flushDescriptorCountMax: count(
+    "LIMIT_FLUSH_DESCRIPTOR_COUNT",
+    512,
+    { min: 1, max: 100_000 },
+    "Descriptors of write-ahead logs held open for flushing.",
+  ),
+  flushDescriptorIdleMs: seconds(
+    "SETTINGS_FLUSH_DESCRIPTOR_IDLE_SECONDS",
+    10,
+    { min: 0.1, max: 3600 },
+    "A descriptor that nobody needed for this long is closed.",
   ),
   checkpointFrames: count(
     "SETTINGS_CHECKPOINT_FRAMES_COUNT",
-    2000,
-    { min: 100, max: 1_000_000 },
-    "Frames in a database's write-ahead log from which on it is checkpointed.",
+    1000,
+    { min: 10, max: 1_000_000 },
+    "Frames in a database's write-ahead log from which it is checkpointed.",
   ),
-  openDatabaseIdleMs: seconds(
-    "SETTINGS_DATABASE_IDLE_SECONDS",
-    60,
-    { min: 1, max: 86_400 },
-    "A database not used for this long is checkpointed whole and its files are closed.",
+  checkpointPauseFrames: count(
+    "SETTINGS_CHECKPOINT_PAUSE_FRAMES_COUNT",
+    4000,
+    { min: 10, max: 4_000_000 },
+    "Frames from which writes pause for a moment so that the write-ahead log can start over.",
   ),
-  databaseCountMax: count("LIMIT_DATABASE_COUNT", 1_000_000, { min: 1, max: 100_000_000 }, "Databases of this server."),
+  checkpointPauseMsMax: seconds(
+    "SETTINGS_CHECKPOINT_PAUSE_SECONDS",
+    0.05,
+    { min: 0.001, max: 5 },
+    "Longest such pause.",
+  ),
+  checkpointConcurrencyMax: count(
+    "SETTINGS_CHECKPOINT_CONCURRENCY_COUNT",
+    4,
+    { min: 1, max: 256 },
+    "Checkpoints under way at one time, over all databases.",
+  ),
+  checkpointIdleMs: seconds(
+    "SETTINGS_CHECKPOINT_IDLE_SECONDS",
+    5,
+    { min: 0.1, max: 3600 },
+    "Without a write for this long, a write-ahead log above the bound is emptied.",
+  ),
+  walFramesMax: count(
+    "LIMIT_WAL_FRAMES_COUNT",
+    262_144,
+    { min: 1000, max: 16_777_216 },
+    "Frames in a write-ahead log from which writes are refused: a long read keeps it from starting over.",
+  ),
+  labelCountMax: count("LIMIT_LABEL_COUNT", 64, { min: 0, max: 1024 }, "Labels of a database."),
+  filterBytesMax: bytes("LIMIT_FILTER_BYTES", "4KiB", { min: "16", max: "64KiB" }, "Filter of ListDatabases."),
+  filterTermCountMax: count("LIMIT_FILTER_TERM_COUNT", 32, { min: 1, max: 256 }, "Terms of such a filter."),
+  listScanCountMax: count(
+    "LIMIT_LIST_SCAN_COUNT",
+    100_000,
+    { min: 1000, max: 100_000_000 },
+    "Databases looked at for one page of ListDatabases; a page may come back short, with a token to go on.",
+  ),
+  createRecordMs: seconds(
+    "SETTINGS_CREATE_RECORD_SECONDS",
+    86_400,
+    { min: 60, max: 2_592_000 },
+    "How long a repeated CreateDatabase with the same request_id gets the first answer.",
+  ),
+  deleteGraceMs: seconds(
+    "SETTINGS_DELETE_GRACE_SECONDS",
+    5,
+    { min: 0, max: 600 },
+    "How long DeleteDatabase waits for running calls before it ends them.",
+  ),
+  closeGraceMs: seconds(
+    "SETTINGS_CLOSE_GRACE_SECONDS",
+    10,
+    { min: 0, max: 600 },
+    "How long the end of the server waits for running statements before it ends them.",
+  ),
+  tidyMs: seconds(
+    "SETTINGS_TIDY_SECONDS",
+    1,
+    { min: 0.05, max: 60 },
+    "Pause between two rounds of housekeeping: access times, idle connections, idle checkpoints.",
+  ),
 };

@@ -102,6 +102,9 @@ function contradictory(settings: Settings): string[] {
   if (engine.transactionIdleMsMax > engine.transactionTotalMsMax) {
     problems.push("SETTINGS_TRANSACTION_IDLE_SECONDS must not be greater than SETTINGS_TRANSACTION_TOTAL_SECONDS");
   }
+  if ((engine.pageBytes & (engine.pageBytes - 1)) !== 0) {
+    problems.push(`SETTINGS_PAGE_BYTES must be a power of two, not ${engine.pageBytes}`);
+  }
   if ((storage.remoteAccessKeyId === undefined) !== (storage.remoteSecretKey === undefined)) {
     problems.push("STORAGE_REMOTE_ACCESS_KEY_ID and STORAGE_REMOTE_SECRET_KEY must be set together");
   }
