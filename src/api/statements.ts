@@ -1,14 +1,6 @@
 /** The methods that run SQL. They find what they need in the bytes of a request and hand statements on undecoded. */
 import { create, toBinary } from "@bufbuild/protobuf";
-import {
-  DatabaseService,
-  ExecuteBatchRequestSchema,
-  ExecuteRequestSchema,
-  ExecuteScriptRequestSchema,
-  QueryRequestSchema,
-  QueryResponseSchema,
-  ReadRequestSchema,
-} from "../../gen/persisto/v1/database_service_pb.js";
+import { DatabaseService, QueryResponseSchema } from "../../gen/persisto/v1/database_service_pb.js";
 import type { Clock } from "../clock.ts";
 import type { Engine, EngineAnswer, Position } from "../engine/engine.ts";
 import { fieldInvalid } from "../failure/failure.ts";
@@ -22,6 +14,16 @@ import {
   checkRowFormat,
   required,
 } from "./fields.ts";
+import {
+  batchHash,
+  batchLayout,
+  executeHash,
+  executeLayout,
+  queryLayout,
+  readLayout,
+  scriptHash,
+  scriptLayout,
+} from "./requests.ts";
 import {
   encodeBytesField,
   encodePositionField,
@@ -249,34 +251,3 @@ function setCacheHeaders(call: RawCall, position: Position, minPosition: Positio
 function entityTag({ lineage, sequence }: Position): string {
   return `"${lineage}-${sequence}"`;
 }
-
-const executeLayout: RequestLayout = {
-  schema: ExecuteRequestSchema,
-  roles: [undefined, "database", "body", "rowFormat", "durability", "requestId"],
-  bodyIsMessage: true,
-};
-const readLayout: RequestLayout = {
-  schema: ReadRequestSchema,
-  roles: [undefined, "database", "body", "rowFormat", "minPosition"],
-  bodyIsMessage: true,
-};
-const queryLayout: RequestLayout = {
-  schema: QueryRequestSchema,
-  roles: [undefined, "database", "body", "rowFormat", "minPosition", "chunkRowsMax", "chunkBytesMax"],
-  bodyIsMessage: true,
-};
-const batchLayout: RequestLayout = {
-  schema: ExecuteBatchRequestSchema,
-  roles: [undefined, "database", "steps", "rowFormat", "durability", "requestId"],
-  bodyIsMessage: true,
-};
-const scriptLayout: RequestLayout = {
-  schema: ExecuteScriptRequestSchema,
-  roles: [undefined, "database", "body", "durability", "requestId"],
-  bodyIsMessage: false,
-};
-
-const statementHash: HashShape = { map: 3 };
-const executeHash: HashShape = { omit: 5, nested: { 2: statementHash } };
-const batchHash: HashShape = { omit: 5, nested: { 2: { nested: { 1: statementHash } } } };
-const scriptHash: HashShape = { omit: 4 };

@@ -1,0 +1,114 @@
+/** The program: settings, executors, server; then waits for the signal to end. */
+import { randomBytes } from "node:crypto";
+import { resolve } from "node:path";
+import { systemClock } from "./clock.ts";
+import type { Log } from "./observe/log.ts";
+import { loadSettings, processEnvironment, type Settings, SettingsError } from "./settings/settings.ts";
+import { startExecutors } from "./sqlite/pool.ts";
+
+try {
+  await main();
+} catch (error) {
+  process.stderr.write(`Persisto cannot start: ${explain(error)}\n`);
+  process.exit(1);
+}
+
+async function main(): Promise<void> {
+  const settings = loadSettings(processEnvironment());
+  const logOpening = Promise.withResolvers<Log>();
+  // The executors start while the rest is still being read from disk, which takes about as long.
+  const executorsStarting = startExecutors({
+    limits: settings.executors,
+    clock: systemClock,
+    random: Math.random,
+    log: (...entry) => logOpening.promise.then((log) => log.write(...entry)),
+  });
+  // Reported where it is awaited; until then it must not count as unhandled.
+  executorsStarting.catch(() => undefined);
+  const [{ openLog }, { buildServer }] = await Promise.all([import("./observe/log.ts"), import("./server.ts")]);
+  const log = await openLog(settings.logging);
+  logOpening.resolve(log);
+  process.on("uncaughtException", (error) => {
+    log.fatal("the server ends: an error that nobody handled", { error });
+    log.flush();
+    process.exit(1);
+  });
+  const executors = await executorsStarting;
+  const server = await buildServer(settings, {
+    executors,
+    clock: systemClock,
+    randomBytes,
+    random: Math.random,
+    log,
+  }).catch(async (error: unknown) => {
+    await executors.close(0);
+    throw error;
+  });
+  announce(settings, server.port, log);
+
+  let isEnding = false;
+  for (const signal of ["SIGTERM", "SIGINT"] as const) {
+    process.on(signal, () => {
+      if (isEnding) {
+        log.warn("ends at once", { signal });
+        log.flush();
+        process.exit(0);
+      }
+      isEnding = true;
+      log.info("drains: running calls may end; a second signal ends at once", { signal });
+      void server.drain().then(
+        () => {
+          log.info("ended");
+          log.flush();
+          process.exit(0);
+        },
+        (error: unknown) => {
+          log.fatal("the end was not orderly", { error });
+          log.flush();
+          process.exit(1);
+        },
+      );
+    });
+  }
+}
+
+function announce({ server, storage }: Settings, port: number, log: Log): void {
+  const address = `${server.host.includes(":") ? `[${server.host.replace(/^\[|\]$/g, "")}]` : server.host}:${port}`;
+  const isTls = server.tlsCertificatePath !== undefined;
+  log.info(`serves gRPC, gRPC-Web and Connect on ${isTls ? "https" : "http"}://${address}`, {
+    port,
+    storage: resolve(storage.localDirectoryPath),
+  });
+  log.warn("authentication is off: whoever reaches the port may do everything");
+  const security = isTls ? "" : "-plaintext ";
+  log.info(`try: grpcurl ${security}-d '{"database":"first"}' ${address} persisto.v1.DatabaseService/CreateDatabase`);
+}
+
+/** What went wrong and what to do; the stack only of what nobody foresaw. */
+function explain(error: unknown): string {
+  if (!(error instanceof Error)) {
+    return String(error);
+  }
+  if (error instanceof SettingsError || foreseen.has(error.name)) {
+    return error.message;
+  }
+  switch ((error as NodeJS.ErrnoException).code) {
+    case "EADDRINUSE":
+      return `${error.message}; stop the other program, or choose another port by SERVER_PORT`;
+    case "EADDRNOTAVAIL":
+    case "ENOTFOUND":
+      return `${error.message}; SERVER_HOST must be an address of this machine`;
+    case "EACCES":
+    case "EPERM":
+    case "EROFS":
+    case "ENOSPC":
+    case "ENOENT":
+    case "ENOTDIR":
+      return `${error.message}; look at the paths and ports in the settings, and at who may use them`;
+    default:
+      return error.stack ?? error.message;
+  }
+}
+
+/** By name: their modules are loaded late. */
+const foreseen = new Set(["FolderInUseError", "CatalogVersionError", "NativeLibraryError"]);
