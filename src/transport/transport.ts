@@ -2,8 +2,16 @@
  * One port for gRPC, gRPC-Web and Connect. Knows sockets and calls, not Persisto: it is given services, raw methods and
  * what turns an unknown error into a status.
  */
-import type { DescMethod, DescService } from "@bufbuild/protobuf";
-import type { ConnectError, ConnectRouter } from "@connectrpc/connect";
+import type { DescMethod, DescService, JsonReadOptions, JsonWriteOptions } from "@bufbuild/protobuf";
+import {
+  type ConnectError,
+  type ConnectRouter,
+  type ContextKey,
+  createContextKey,
+  type Interceptor,
+} from "@connectrpc/connect";
+import type { Compression } from "@connectrpc/connect/protocol";
+import type { Clock } from "../clock.ts";
 
 /** What a raw method sees of its call. */
 export interface RawCall {
@@ -15,14 +23,29 @@ export interface RawCall {
   readonly isGet: boolean;
   /** The client's wish, already clamped to `deadlineMsMax`; undefined when there is none. Milliseconds of the clock's `now()`. */
   readonly deadlineAtMs: number | undefined;
+  /** True when the client wished for longer than `deadlineMsMax`. */
+  readonly deadlineClamped: boolean;
   readonly cancelled: boolean;
-  /** The client left, its deadline is over, or the server ends its calls. Called once at most; returns its undo. */
+  /**
+   * The client left, the server ends its calls, or the deadline is over: for this one a moment later, so that a handler
+   * that watches `deadlineAtMs` answers with its own reason. Called once at most; returns its undo.
+   */
   onCancel(listener: () => void): () => void;
   /** Names and values of answer headers; before the first byte only. */
   setHeader(name: string, value: string): void;
   /** For logs and metrics: facts that belong to the line of the call (database, request id). */
   note(key: string, value: string): void;
 }
+
+/** Thrown by a raw unary method on a Connect GET: answered with HTTP 304, the headers set so far and no body. Not a failure. */
+export class NotModified extends Error {
+  override readonly name = "NotModified";
+}
+
+/** Where a typed handler finds its call: `context.values.get(callKey)`. */
+export const callKey: ContextKey<RawCall | undefined> = createContextKey<RawCall | undefined>(undefined, {
+  description: "call",
+});
 
 /** A unary method from bytes to bytes. Parts are sent one after another as one message: protobuf fields concatenate. */
 export interface RawUnaryMethod {
@@ -64,8 +87,15 @@ export interface TransportOptions {
   /** Services whose remaining methods answer `unimplemented`. */
   readonly services: readonly DescService[];
   readonly rawMethods: readonly RawMethod[];
-  /** Any thrown thing to the status that is sent. */
+  /** What calls of those methods throw; a ConnectError with the method's name when undefined. */
+  readonly unimplemented?: ((method: DescMethod) => unknown) | undefined;
+  /** Any thrown thing to the status that is sent. Not asked when the client has left. */
   readonly toConnectError: (error: unknown) => ConnectError;
+  /** Around typed methods, and around raw ones outside the own path. */
+  readonly interceptors?: readonly Interceptor[] | undefined;
+  readonly jsonOptions?: Partial<JsonReadOptions & JsonWriteOptions> | undefined;
+  /** For requests, and for answers when the client takes it; gzip alone when undefined. */
+  readonly compressions?: readonly Compression[] | undefined;
   /** Plain HTTP paths beside RPC (/healthz, /metrics): exact path to handler. */
   readonly pages: ReadonlyMap<string, () => Promise<{ status: number; contentType: string; body: string }>>;
   readonly onCallEnd: ((record: CallRecord) => void) | undefined;
@@ -74,8 +104,14 @@ export interface TransportOptions {
   readonly tls: TlsOptions | undefined;
   readonly corsOrigins: readonly string[];
   readonly limits: TransportLimits;
+  readonly clock: Clock;
+  /** From 0 to below 1: jitter. */
+  readonly random: () => number;
+  /** What an operator should know and no caller is told: a certificate that cannot be read again, say. */
+  readonly onProblem?: ((message: string, error: unknown) => void) | undefined;
 }
 
+/** Files in PEM; read again when they change. */
 export interface TlsOptions {
   readonly certificatePath: string;
   readonly keyPath: string;
