@@ -1,0 +1,31 @@
+/** Schema of the catalog, as steps forward. A released step is never changed; new ones are appended. */
+
+/** Step n takes a catalog from version n to n + 1. */
+export const catalogSteps: readonly string[] = [
+  `
+  CREATE TABLE meta (
+    key TEXT PRIMARY KEY,
+    value BLOB NOT NULL
+  ) STRICT, WITHOUT ROWID;
+
+  CREATE TABLE databases (
+    id TEXT PRIMARY KEY,
+    state INTEGER NOT NULL,
+    stage INTEGER NOT NULL,
+    lineage TEXT NOT NULL,
+    sequence INTEGER NOT NULL,
+    sequence_reserved INTEGER NOT NULL,
+    size_bytes INTEGER NOT NULL,
+    create_time_ms INTEGER NOT NULL,
+    last_access_time_ms INTEGER NOT NULL,
+    labels TEXT NOT NULL,
+    etag_version INTEGER NOT NULL,
+    foreign_keys INTEGER NOT NULL,
+    create_record TEXT
+  ) STRICT;
+
+  CREATE INDEX databases_by_create_time ON databases (create_time_ms, id);
+  CREATE INDEX databases_by_last_access_time ON databases (last_access_time_ms, id);
+  CREATE INDEX databases_by_size ON databases (size_bytes, id);
+  `,
+];

@@ -1,0 +1,372 @@
+/**
+ * The catalog: what databases there are, in a SQLite database of the server's own. It is a cache of facts that live with
+ * the data, and its lock is the lock of the folder.
+ */
+import { renameSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import Database from "better-sqlite3";
+import { catalogSteps } from "./catalog-schema.ts";
+import type { DatabaseStateName, StageName } from "./engine.ts";
+import type { Facts } from "./facts.ts";
+
+/** Another server, or another engine of this process, works on the folder. */
+export class FolderInUseError extends Error {
+  override readonly name = "FolderInUseError";
+}
+
+/** The catalog was written by a newer version of Persisto. */
+export class CatalogVersionError extends Error {
+  override readonly name = "CatalogVersionError";
+}
+
+/** One database as the catalog knows it. */
+export interface CatalogRow extends Facts {
+  readonly state: DatabaseStateName;
+  readonly stage: StageName;
+  /** Exact after a clean end; never below what was given out. */
+  readonly sequence: number;
+  readonly sizeBytes: number;
+  readonly lastAccessTimeMs: number;
+}
+
+/** What changes while a database is used, written in batches. */
+export interface Touch {
+  readonly id: string;
+  readonly sequence: number;
+  readonly sizeBytes: number;
+  readonly lastAccessTimeMs: number;
+}
+
+/** A page of rows that match; `key` is where to go on, undefined at the end of the list. */
+export interface CatalogPage {
+  readonly rows: readonly CatalogRow[];
+  readonly key: PageKey | undefined;
+}
+
+/** Where a page ended: the value it is ordered by, and the id. */
+export type PageKey = readonly [value: number | string, id: string];
+
+/** A filter as SQL over the columns of `databases`. */
+export interface SqlCondition {
+  readonly sql: string;
+  readonly parameters: readonly (number | string)[];
+}
+
+/** An order, by a column and then by id. */
+export interface PageOrder {
+  readonly column: "id" | "create_time_ms" | "last_access_time_ms" | "size_bytes";
+  readonly descending: boolean;
+}
+
+/** Stages and states by their numbers in the catalog: stages count from the closest outward. */
+export const stageCodes: Readonly<Record<StageName, number>> = { memory: 1, local: 2, remote: 3 };
+export const stateCodes: Readonly<Record<DatabaseStateName, number>> = {
+  creating: 1,
+  ready: 2,
+  read_only: 3,
+  deleting: 4,
+  faulted: 5,
+};
+const stageNames = namesByCode(stageCodes);
+const stateNames = namesByCode(stateCodes);
+
+const columns =
+  "id, state, stage, lineage, sequence, sequence_reserved, size_bytes, create_time_ms, last_access_time_ms, labels," +
+  " etag_version, foreign_keys, create_record";
+
+interface Stored {
+  readonly id: string;
+  readonly state: number;
+  readonly stage: number;
+  readonly lineage: string;
+  readonly sequence: number;
+  readonly sequence_reserved: number;
+  readonly size_bytes: number;
+  readonly create_time_ms: number;
+  readonly last_access_time_ms: number;
+  readonly labels: string;
+  readonly etag_version: number;
+  readonly foreign_keys: number;
+  readonly create_record: string | null;
+}
+
+export class Catalog {
+  /** True when the last server ended in good order: then the catalog agrees with the folders. */
+  readonly wasClean: boolean;
+  /** Why the catalog had to be made anew, or undefined. */
+  readonly damage: string | undefined;
+  readonly #database: Database.Database;
+  readonly #get: Database.Statement;
+  readonly #put: Database.Statement;
+  readonly #delete: Database.Statement;
+  readonly #touch: Database.Statement;
+  readonly #pages = new Map<string, Database.Statement>();
+  #count = 0;
+  #bytes = 0;
+
+  private constructor(database: Database.Database, wasClean: boolean, damage: string | undefined) {
+    this.#database = database;
+    this.wasClean = wasClean;
+    this.damage = damage;
+    this.#get = database.prepare(`SELECT ${columns} FROM databases WHERE id = ?`);
+    this.#put = database.prepare(
+      `INSERT OR REPLACE INTO databases (${columns}) VALUES (@id, @state, @stage, @lineage, @sequence, @sequence_reserved,` +
+        " @size_bytes, @create_time_ms, @last_access_time_ms, @labels, @etag_version, @foreign_keys, @create_record)",
+    );
+    this.#delete = database.prepare("DELETE FROM databases WHERE id = ? RETURNING size_bytes");
+    this.#touch = database.prepare(
+      "UPDATE databases SET sequence = @sequence, size_bytes = @sizeBytes," +
+        " last_access_time_ms = max(last_access_time_ms, @lastAccessTimeMs) WHERE id = @id",
+    );
+    const total = database.prepare("SELECT count(*) AS count, total(size_bytes) AS bytes FROM databases").get() as {
+      readonly count: number;
+      readonly bytes: number;
+    };
+    this.#count = total.count;
+    this.#bytes = total.bytes;
+  }
+
+  /**
+   * Opens the catalog of a folder and takes the folder's lock, which the end of the process gives back, however it ends.
+   * A damaged catalog is put aside as `catalog.sqlite.damaged` and an empty one takes its place.
+   * Throws FolderInUseError or CatalogVersionError.
+   */
+  static open(directoryPath: string): Catalog {
+    const path = join(directoryPath, "catalog.sqlite");
+    try {
+      return Catalog.#openFile(path, undefined);
+    } catch (error) {
+      if (!isDamage(error)) throw error;
+      renameSync(path, `${path}.damaged`);
+      for (const suffix of ["-wal", "-shm", "-journal"]) rmSync(path + suffix, { force: true });
+      return Catalog.#openFile(path, (error as Error).message);
+    }
+  }
+
+  static #openFile(path: string, damage: string | undefined): Catalog {
+    const database = new Database(path, { timeout: 0 });
+    try {
+      // EXCLUSIVE before anything else: then no -shm file is used, and the lock is held until the end.
+      database.pragma("locking_mode = EXCLUSIVE");
+      database.pragma("journal_mode = WAL");
+      database.pragma("synchronous = FULL");
+      migrate(database);
+      const wasClean = damage === undefined && readMeta(database, "clean")?.[0] === 1;
+      if (!wasClean) {
+        const problem = database.pragma("integrity_check(1)", { simple: true });
+        if (problem !== "ok") throw new DamageError(String(problem));
+      }
+      writeMeta(database, "clean", Buffer.of(0));
+      // The mark has to be in the file itself, flushed: from here on the catalog is written without flushes, because
+      // they would hold up the event loop, and because whatever a dying machine loses is made again from the folders.
+      database.pragma("wal_checkpoint(TRUNCATE)");
+      database.pragma("synchronous = OFF");
+      return new Catalog(database, wasClean, damage);
+    } catch (error) {
+      database.close();
+      if (error instanceof Database.SqliteError && error.code.startsWith("SQLITE_BUSY")) {
+        throw new FolderInUseError(
+          `another server works on the folder of ${path}; stop it, or give this one another STORAGE_LOCAL_DIRECTORY_PATH`,
+          { cause: error },
+        );
+      }
+      throw error;
+    }
+  }
+
+  get count(): number {
+    return this.#count;
+  }
+
+  /** Sum of the sizes of all databases. */
+  get bytes(): number {
+    return this.#bytes;
+  }
+
+  /** A secret of this catalog: made by `make` the first time it is asked for. */
+  secret(key: string, make: () => Uint8Array): Buffer {
+    const found = readMeta(this.#database, key);
+    if (found !== undefined) return found;
+    const made = Buffer.from(make());
+    writeMeta(this.#database, key, made);
+    return made;
+  }
+
+  get(id: string): CatalogRow | undefined {
+    const stored = this.#get.get(id) as Stored | undefined;
+    return stored && rowOf(stored);
+  }
+
+  ids(): string[] {
+    return this.#database.prepare("SELECT id FROM databases").pluck().all() as string[];
+  }
+
+  put(row: CatalogRow): void {
+    const before = this.#get.get(row.id) as Stored | undefined;
+    this.#put.run(storedOf(row));
+    this.#count += before === undefined ? 1 : 0;
+    this.#bytes += row.sizeBytes - (before?.size_bytes ?? 0);
+  }
+
+  delete(id: string): void {
+    const gone = this.#delete.get(id) as { readonly size_bytes: number } | undefined;
+    if (gone === undefined) return;
+    this.#count--;
+    this.#bytes -= gone.size_bytes;
+  }
+
+  /** All of them in one transaction. Ids that are gone are passed over. */
+  touch(touches: readonly Touch[]): void {
+    if (touches.length === 0) return;
+    this.inTransaction(() => {
+      for (const touch of touches) {
+        const before = this.#get.get(touch.id) as Stored | undefined;
+        if (before === undefined) continue;
+        this.#touch.run(touch);
+        this.#bytes += touch.sizeBytes - before.size_bytes;
+      }
+    });
+  }
+
+  inTransaction(run: () => void): void {
+    this.#database.transaction(run)();
+  }
+
+  /**
+   * The next rows in `order` behind `after` that meet `condition`, at most `countMax`, looking at no more than
+   * `scanCountMax` rows: at the end of those there may be a key though `rows` is short.
+   */
+  page(
+    condition: SqlCondition,
+    order: PageOrder,
+    after: PageKey | undefined,
+    countMax: number,
+    scanCountMax: number,
+  ): CatalogPage {
+    const by = order.column;
+    const direction = order.descending ? "DESC" : "ASC";
+    const sorted = by === "id" ? `id ${direction}` : `${by} ${direction}, id ${direction}`;
+    const compare = order.descending ? "<" : ">";
+    const behind = after === undefined ? "" : `WHERE (${by}, id) ${compare} (?, ?)`;
+    const start = after === undefined ? [] : [...after];
+    const end = this.#statement(
+      `SELECT ${by} AS value, id FROM databases ${behind} ORDER BY ${sorted} LIMIT 1 OFFSET ?`,
+    ).get(...start, scanCountMax - 1) as { readonly value: number | string; readonly id: string } | undefined;
+    const scanned = `SELECT ${columns} FROM databases ${behind} ORDER BY ${sorted} LIMIT ?`;
+    const stored = this.#statement(
+      condition.sql === ""
+        ? scanned
+        : `SELECT * FROM (${scanned}) WHERE ${condition.sql} ORDER BY ${sorted} LIMIT ${countMax + 1}`,
+    ).all(
+      ...start,
+      condition.sql === "" ? Math.min(scanCountMax, countMax + 1) : scanCountMax,
+      ...condition.parameters,
+    ) as Stored[];
+    const rows = stored.slice(0, countMax).map(rowOf);
+    const last = stored[countMax - 1];
+    if (stored.length > countMax && last !== undefined) return { rows, key: [last[by], last.id] };
+    return { rows, key: end && [end.value, end.id] };
+  }
+
+  /** Marks the catalog as agreeing with the folders, when `clean`, and gives the lock back. */
+  close(clean: boolean): void {
+    this.#database.pragma("synchronous = FULL");
+    this.#database.pragma("wal_checkpoint(TRUNCATE)");
+    if (clean) {
+      writeMeta(this.#database, "clean", Buffer.of(1));
+      this.#database.pragma("wal_checkpoint(TRUNCATE)");
+    }
+    this.#database.close();
+  }
+
+  #statement(sql: string): Database.Statement {
+    let statement = this.#pages.get(sql);
+    if (statement === undefined) {
+      if (this.#pages.size >= pageStatementCountMax) this.#pages.clear();
+      statement = this.#database.prepare(sql);
+      this.#pages.set(sql, statement);
+    }
+    return statement;
+  }
+}
+
+const pageStatementCountMax = 64;
+
+class DamageError extends Error {
+  override readonly name = "DamageError";
+}
+
+function isDamage(error: unknown): boolean {
+  if (error instanceof DamageError) return true;
+  if (!(error instanceof Database.SqliteError)) return false;
+  return error.code.startsWith("SQLITE_CORRUPT") || error.code === "SQLITE_NOTADB";
+}
+
+function migrate(database: Database.Database): void {
+  const run = database.transaction(() => {
+    const version = database.pragma("user_version", { simple: true }) as number;
+    if (version > catalogSteps.length) {
+      throw new CatalogVersionError(
+        `${database.name} has version ${version} and this server knows ${catalogSteps.length}; ` +
+          "start the newer version of Persisto that wrote it",
+      );
+    }
+    for (let step = version; step < catalogSteps.length; step++) {
+      const sql = catalogSteps[step];
+      if (sql !== undefined) database.exec(sql);
+    }
+    database.pragma(`user_version = ${catalogSteps.length}`);
+  });
+  // Two servers that start at one moment: one of them takes the lock, the other one gets SQLITE_BUSY here.
+  run.immediate();
+}
+
+function readMeta(database: Database.Database, key: string): Buffer | undefined {
+  return database.prepare("SELECT value FROM meta WHERE key = ?").pluck().get(key) as Buffer | undefined;
+}
+
+function writeMeta(database: Database.Database, key: string, value: Buffer): void {
+  database.prepare("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)").run(key, value);
+}
+
+function rowOf(stored: Stored): CatalogRow {
+  return {
+    id: stored.id,
+    state: stateNames[stored.state] ?? "faulted",
+    stage: stageNames[stored.stage] ?? "local",
+    lineage: stored.lineage,
+    sequence: stored.sequence,
+    sequenceReserved: stored.sequence_reserved,
+    sizeBytes: stored.size_bytes,
+    createTimeMs: stored.create_time_ms,
+    lastAccessTimeMs: stored.last_access_time_ms,
+    labels: JSON.parse(stored.labels),
+    etagVersion: stored.etag_version,
+    foreignKeys: stored.foreign_keys !== 0,
+    createRecord: stored.create_record === null ? undefined : JSON.parse(stored.create_record),
+  };
+}
+
+function storedOf(row: CatalogRow): Stored {
+  return {
+    id: row.id,
+    state: stateCodes[row.state],
+    stage: stageCodes[row.stage],
+    lineage: row.lineage,
+    sequence: row.sequence,
+    sequence_reserved: row.sequenceReserved,
+    size_bytes: row.sizeBytes,
+    create_time_ms: row.createTimeMs,
+    last_access_time_ms: row.lastAccessTimeMs,
+    labels: JSON.stringify(row.labels),
+    etag_version: row.etagVersion,
+    foreign_keys: row.foreignKeys ? 1 : 0,
+    create_record: row.createRecord === undefined ? null : JSON.stringify(row.createRecord),
+  };
+}
+
+function namesByCode<Name extends string>(codes: Readonly<Record<Name, number>>): readonly (Name | undefined)[] {
+  const names: (Name | undefined)[] = [];
+  for (const name of Object.keys(codes) as Name[]) names[codes[name]] = name;
+  return names;
+}

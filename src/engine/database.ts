@@ -1,0 +1,453 @@
+/** A hosted database: the handle that calls go through while a database is in use. */
+import type { Clock } from "../clock.ts";
+import { Failure, fieldInvalid } from "../failure/failure.ts";
+import {
+  CallCancelled,
+  type CallOptions,
+  type CallResult,
+  type ExecutorDatabase,
+  type Executors,
+  type QueryOptions,
+  type RequestRecord,
+} from "../sqlite/executor.ts";
+import type { Catalog, CatalogRow, Touch } from "./catalog.ts";
+import type { Checkpointed, Checkpoints, WalState } from "./checkpoints.ts";
+import { HeldCursor } from "./cursor.ts";
+import type { DatabaseStateName, DurabilityLevel, EngineAnswer, EngineQuery, Position } from "./engine.ts";
+import type { Facts } from "./facts.ts";
+import { localStageFailure, requireStage } from "./failures.ts";
+import type { Flusher, WalFile } from "./flusher.ts";
+import type { Folder } from "./folder.ts";
+import type { EngineLimits, EngineLog } from "./options.ts";
+
+/** Sequences are reserved on disk in steps of this many, so that none is given out twice whatever happens. */
+export const sequenceStep = 2 ** 24;
+
+/** A new step is reserved when fewer than this many are left: more than the calls that may be running. */
+const sequenceMargin = 2 ** 16;
+
+const retryAfterMs = 100;
+
+/** What a database needs from the engine. */
+export interface DatabaseHost {
+  readonly executors: Executors;
+  readonly clock: Clock;
+  readonly limits: EngineLimits;
+  readonly log: EngineLog;
+  readonly catalog: Catalog;
+  readonly folder: Folder;
+  readonly flusher: Flusher;
+  readonly checkpoints: Checkpoints;
+  /** Called at the first use after `takeTouch`. */
+  touched(database: HostedDatabase): void;
+}
+
+/** The three kinds of writing call. */
+export type WriteKind = "execute" | "batch" | "script";
+
+interface PositionWait {
+  readonly sequence: number;
+  readonly reached: () => void;
+}
+
+/**
+ * Use: `enter` (or `tryEnter`), one method, `leave`; the methods that run SQL leave by themselves. Nobody closes the
+ * database between the two.
+ */
+export class HostedDatabase implements Checkpointed {
+  readonly id: string;
+  readonly lineage: string;
+  readonly wal: WalState;
+  lastWriteMs = 0;
+  /** True while it has been used since the last look for one to drop. */
+  recentlyUsed = true;
+  readonly #host: DatabaseHost;
+  readonly #executor: ExecutorDatabase;
+  readonly #walFile: WalFile;
+  #facts: Facts;
+  #row: CatalogRow;
+  #factsWork: Promise<unknown> = Promise.resolve();
+  #sequence: number;
+  #position: Position;
+  #lastAccessTimeMs: number;
+  #isTouched = false;
+  #calls = 0;
+  #writes = 0;
+  #gate: PromiseWithResolvers<void> | undefined;
+  #onDrained: (() => void) | undefined;
+  readonly #idleWaits: (() => void)[] = [];
+  readonly #positionWaits: PositionWait[] = [];
+  #fault: Failure | undefined;
+
+  constructor(host: DatabaseHost, row: CatalogRow) {
+    this.id = row.id;
+    this.lineage = row.lineage;
+    this.#host = host;
+    this.#facts = factsOf(row);
+    this.#row = row;
+    this.#sequence = row.sequence;
+    this.#position = { lineage: row.lineage, sequence: BigInt(row.sequence) };
+    this.#lastAccessTimeMs = row.lastAccessTimeMs;
+    const path = host.folder.filePath(row.id);
+    this.#executor = host.executors.open({ id: row.id, path, foreignKeys: row.foreignKeys });
+    this.#walFile = host.flusher.wal(path);
+    this.wal = host.checkpoints.newWal();
+    if (row.state === "faulted") this.#fault = faulted(row.id, "found so at the start; see the log");
+  }
+
+  get facts(): Facts {
+    return this.#facts;
+  }
+
+  get state(): DatabaseStateName {
+    return this.#fault === undefined ? "ready" : "faulted";
+  }
+
+  get isIdle(): boolean {
+    return this.#calls === 0;
+  }
+
+  /** Where the database is: everything answered so far is in it. */
+  get position(): Position {
+    return this.#position;
+  }
+
+  get lastAccessTimeMs(): number {
+    return this.#lastAccessTimeMs;
+  }
+
+  /** Bytes of the WAL on disk, as far as it was written here. */
+  get walBytes(): number {
+    return this.wal.fileFrames * (this.#host.limits.pageBytes + walFrameHeaderBytes);
+  }
+
+  /** Begins a use. */
+  enter(): void {
+    this.#calls++;
+  }
+
+  /** Ends a use. */
+  leave(): void {
+    if (--this.#calls > 0) return;
+    for (const wake of this.#idleWaits.splice(0)) wake();
+  }
+
+  /** Resolves true when nothing uses the database, false after `msMax`. */
+  async whenIdle(msMax: number): Promise<boolean> {
+    if (this.#calls === 0) return true;
+    const idle = Promise.withResolvers<boolean>();
+    const cancelTimer = this.#host.clock.after(msMax, () => idle.resolve(false));
+    this.#idleWaits.push(() => idle.resolve(true));
+    const isIdle = await idle.promise;
+    cancelTimer();
+    return isIdle;
+  }
+
+  /** A call of Execute, ExecuteBatch or ExecuteScript; see `Engine`. Leaves. */
+  async write(
+    kind: WriteKind,
+    bytes: Uint8Array,
+    durability: DurabilityLevel,
+    options: CallOptions,
+    record: RequestRecord | undefined,
+  ): Promise<EngineAnswer> {
+    try {
+      requireStage(durability);
+      if (record !== undefined) this.#refuseCreateRecord(record);
+      await this.beginWrite();
+      let result: CallResult;
+      try {
+        const executor = this.#executor;
+        if (kind === "execute") result = await executor.execute(bytes, options, record);
+        else if (kind === "batch") result = await executor.batch(bytes, options, record);
+        else result = await executor.script(bytes, options, record);
+      } catch (error) {
+        throw this.writeFailed(error);
+      } finally {
+        this.endWrite();
+      }
+      return await this.acknowledge(result, durability);
+    } finally {
+      this.leave();
+    }
+  }
+
+  /** A call of Read. Leaves. */
+  async read(statement: Uint8Array, minPosition: Position | undefined, options: CallOptions): Promise<EngineAnswer> {
+    try {
+      this.#use();
+      if (minPosition !== undefined) await this.reach(minPosition, options);
+      const position = this.#position;
+      const { body } = await this.#executor.read(statement, options);
+      return { body, position, durablePosition: undefined };
+    } finally {
+      this.leave();
+    }
+  }
+
+  /** A call of Query. Leaves when the cursor ends. */
+  async query(statement: Uint8Array, minPosition: Position | undefined, options: QueryOptions): Promise<EngineQuery> {
+    try {
+      this.#use();
+      if (minPosition !== undefined) await this.reach(minPosition, options);
+      const position = this.#position;
+      const cursor = await this.#executor.query(statement, options);
+      return { position, cursor: new HeldCursor(cursor, () => this.leave()) };
+    } catch (error) {
+      this.leave();
+      throw error;
+    }
+  }
+
+  /** For transactions: begins one in an executor. */
+  async begin(readWrite: boolean, minPosition: Position | undefined, options: CallOptions) {
+    this.#use();
+    if (minPosition !== undefined) await this.reach(minPosition, options);
+    if (!readWrite) {
+      const snapshot = this.#position;
+      return { snapshot, transaction: await this.#executor.begin(false, options) };
+    }
+    await this.beginWrite();
+    try {
+      const transaction = await this.#executor.begin(true, options);
+      // The write lock is held: nothing is committed between here and the first statement.
+      return { snapshot: this.#position, transaction };
+    } catch (error) {
+      this.endWrite();
+      throw error;
+    }
+  }
+
+  /** Before a write is sent: waits while writes are paused, sees to it that there are sequences to give out. */
+  async beginWrite(): Promise<void> {
+    this.#use();
+    while (this.#gate !== undefined) await this.#gate.promise;
+    if (this.wal.frames > this.#host.limits.walFramesMax) this.#refuseWrite();
+    if (this.#sequence + sequenceMargin > this.#facts.sequenceReserved) await this.#reserve();
+    this.lastWriteMs = this.#host.clock.now();
+    this.#writes++;
+  }
+
+  /** When its answer is there. */
+  endWrite(): void {
+    if (--this.#writes === 0) this.#onDrained?.();
+  }
+
+  /** Counts a failed write that may have committed all the same, so that the position covers it. Returns the failure. */
+  writeFailed(error: unknown): unknown {
+    const nothingCommitted =
+      error instanceof CallCancelled || (error instanceof Failure && error.reason !== "OUTCOME_UNKNOWN");
+    if (!nothingCommitted) this.#advance();
+    if (error instanceof Failure && error.reason === "DATA_CORRUPT") {
+      this.#host.log("error", "the database's file is damaged", { database: this.id, error });
+    }
+    return error;
+  }
+
+  /** Takes a write's result into the position, and waits until it is as durable as was asked. */
+  async acknowledge(result: CallResult, durability: DurabilityLevel): Promise<EngineAnswer> {
+    if (result.committed) {
+      this.#advance();
+      this.#host.checkpoints.committed(this, result.walFrames);
+    }
+    const answer: EngineAnswer = { body: result.body, position: this.#position, durablePosition: undefined };
+    // A stored answer may be of a write that was less durable, or whose flush nobody lived to see.
+    if (durability === "local" && (result.committed || result.replayed)) await this.#flush();
+    return answer;
+  }
+
+  /** Waits until the database is at `position`. */
+  async reach(position: Position, options: CallOptions): Promise<void> {
+    if (position.lineage !== this.lineage) throw new Failure("LINEAGE_CHANGED", { lineage: this.lineage });
+    const { limits, clock } = this.#host;
+    if (position.sequence <= this.#position.sequence) return;
+    if (this.#positionWaits.length >= limits.positionWaitCountMax) {
+      throw new Failure(
+        "DATABASE_BUSY",
+        { database: this.id, problem: "too many wait for a position" },
+        { retryAfterMs },
+      );
+    }
+    const waitMs = Math.min(limits.positionWaitMsMax, options.deadlineAtMs - clock.now());
+    const end = Promise.withResolvers<void>();
+    // A wish beyond every number that was ever given out is not reached, but it may be waited for.
+    const wait: PositionWait = { sequence: Number(position.sequence), reached: end.resolve };
+    this.#positionWaits.push(wait);
+    const cancelTimer = clock.after(Math.max(0, waitMs), () => {
+      end.reject(
+        new Failure(
+          "POSITION_NOT_REACHED",
+          { database: this.id, sequence: String(position.sequence), current: String(this.#position.sequence) },
+          { retryAfterMs },
+        ),
+      );
+    });
+    const forgetCancel = options.cancel?.onCancel(() => end.reject(new CallCancelled()));
+    try {
+      await end.promise;
+    } finally {
+      cancelTimer();
+      forgetCancel?.();
+      const index = this.#positionWaits.indexOf(wait);
+      if (index >= 0) this.#positionWaits.splice(index, 1);
+    }
+  }
+
+  /** Changes the facts, on disk first. Changes run one after another. */
+  changeFacts(change: (facts: Facts) => Facts): Promise<Facts> {
+    const work = this.#factsWork.then(async () => {
+      const before = this.#facts;
+      const facts = change(before);
+      if (facts === before) return facts;
+      try {
+        await this.#host.folder.writeFacts(facts);
+      } catch (error) {
+        throw localStageFailure(error);
+      }
+      this.#facts = facts;
+      this.#save();
+      if (facts.foreignKeys !== before.foreignKeys) {
+        const { path } = this.#executor.file;
+        this.#executor.reconfigure({ id: this.id, path, foreignKeys: facts.foreignKeys });
+      }
+      return facts;
+    });
+    // One change that failed does not stop the next.
+    this.#factsWork = work.catch(() => undefined);
+    return work;
+  }
+
+  /** What is to be written to the catalog of the time since the last call. */
+  takeTouch(): Touch {
+    this.#isTouched = false;
+    return {
+      id: this.id,
+      sequence: this.#sequence,
+      sizeBytes: this.#host.folder.sizeBytes(this.id),
+      lastAccessTimeMs: this.#lastAccessTimeMs,
+    };
+  }
+
+  /** Lets go of everything. With `force` what still runs is ended. Nobody may enter any more. */
+  async close(force: boolean): Promise<void> {
+    this.#host.checkpoints.forget(this);
+    await this.#executor.close(force);
+    await this.#walFile.release();
+  }
+
+  /** Makes the last writes durable and the WAL small, as far as that can be done. */
+  async settle(): Promise<void> {
+    if (this.#fault !== undefined || this.wal.fileFrames === 0) return;
+    await this.#flush();
+    await this.#executor.checkpoint("truncate");
+  }
+
+  stop(problem: string, cause: unknown): Failure {
+    if (this.#fault !== undefined) return this.#fault;
+    this.#fault = faulted(this.id, problem, cause);
+    this.#host.log("error", "a database is stopped; restart the server when its disk is well", {
+      database: this.id,
+      problem,
+      error: cause,
+    });
+    this.#save();
+    this.#executor.close(true).catch((error: unknown) => {
+      this.#host.log("error", "a stopped database did not close", { database: this.id, error });
+    });
+    return this.#fault;
+  }
+
+  checkpoint(mode: "passive" | "truncate"): Promise<{ readonly frames: number; readonly done: number }> | undefined {
+    if (this.#fault !== undefined) return undefined;
+    this.enter();
+    return this.#executor.checkpoint(mode).finally(() => this.leave());
+  }
+
+  async pauseWrites(msMax: number): Promise<boolean> {
+    this.#gate = Promise.withResolvers();
+    if (this.#writes === 0) return true;
+    const drained = Promise.withResolvers<boolean>();
+    const cancelTimer = this.#host.clock.after(msMax, () => drained.resolve(false));
+    this.#onDrained = () => drained.resolve(true);
+    const paused = await drained.promise;
+    this.#onDrained = undefined;
+    cancelTimer();
+    return paused;
+  }
+
+  resumeWrites(): void {
+    const gate = this.#gate;
+    this.#gate = undefined;
+    gate?.resolve();
+  }
+
+  /** At the beginning of every call: refuses when the database is stopped, keeps the time. */
+  #use(): void {
+    if (this.#fault !== undefined) throw this.#fault;
+    this.#lastAccessTimeMs = this.#host.clock.wallMs();
+    this.recentlyUsed = true;
+    if (this.#isTouched) return;
+    this.#isTouched = true;
+    this.#host.touched(this);
+  }
+
+  #advance(): void {
+    const sequence = ++this.#sequence;
+    this.#position = { lineage: this.lineage, sequence: BigInt(sequence) };
+    for (const wait of this.#positionWaits) if (wait.sequence <= sequence) wait.reached();
+  }
+
+  async #reserve(): Promise<void> {
+    await this.changeFacts((facts) =>
+      this.#sequence + sequenceMargin > facts.sequenceReserved
+        ? { ...facts, sequenceReserved: facts.sequenceReserved + sequenceStep }
+        : facts,
+    );
+  }
+
+  async #flush(): Promise<void> {
+    try {
+      await this.#walFile.flush();
+    } catch (error) {
+      throw this.stop("a flush of its log failed", error);
+    }
+  }
+
+  /** A long read keeps the WAL from starting over. The checkpoint tells when that is over. */
+  #refuseWrite(): never {
+    this.#host.checkpoints.request(this);
+    throw new Failure(
+      "DATABASE_BUSY",
+      { database: this.id, problem: "a long read keeps its log from being emptied" },
+      { retryAfterMs },
+    );
+  }
+
+  /** A request_id belongs to the database, over all methods: that of its creation cannot be used for SQL. */
+  #refuseCreateRecord(record: RequestRecord): void {
+    if (record.id !== this.#facts.createRecord?.id) return;
+    throw fieldInvalid("request_id", "was used for another request");
+  }
+
+  #save(): void {
+    this.#row = {
+      ...this.#row,
+      ...this.#facts,
+      state: this.state,
+      sequence: this.#sequence,
+      lastAccessTimeMs: this.#lastAccessTimeMs,
+    };
+    this.#host.catalog.put(this.#row);
+  }
+}
+
+const walFrameHeaderBytes = 24;
+
+function faulted(id: string, problem: string, cause?: unknown): Failure {
+  return new Failure("DATABASE_FAULTED", { database: id, problem }, { cause });
+}
+
+function factsOf(row: CatalogRow): Facts {
+  const { id, lineage, createTimeMs, labels, foreignKeys, etagVersion, sequenceReserved, createRecord } = row;
+  return { id, lineage, createTimeMs, labels, foreignKeys, etagVersion, sequenceReserved, createRecord };
+}

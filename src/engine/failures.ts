@@ -1,0 +1,21 @@
+/** Failures that several parts of the engine throw. */
+import { Failure, fieldInvalid } from "../failure/failure.ts";
+import type { DurabilityLevel, StageName } from "./engine.ts";
+import { idRule, isDatabaseId } from "./names.ts";
+
+/** DATABASE_NOT_FOUND, or FIELD_INVALID when no database can have that id. */
+export function databaseNotFound(id: string): Failure {
+  return isDatabaseId(id) ? new Failure("DATABASE_NOT_FOUND", { database: id }) : fieldInvalid("database", idRule);
+}
+
+/** What a failed operation on the local stage's files is to a caller. */
+export function localStageFailure(error: unknown): Failure {
+  const { code } = error as NodeJS.ErrnoException;
+  const full = code === "ENOSPC" || code === "EDQUOT";
+  return new Failure(full ? "STAGE_FULL" : "STAGE_UNAVAILABLE", { stage: "local" }, { cause: error });
+}
+
+/** Throws STAGE_NOT_CONFIGURED for a stage that this server does not have. */
+export function requireStage(stage: StageName | DurabilityLevel | undefined): void {
+  if (stage === "memory" || stage === "remote") throw new Failure("STAGE_NOT_CONFIGURED", { stage });
+}

@@ -1,0 +1,88 @@
+/** The few file operations the engine needs, passed in so that tests can hold them back or make them fail. */
+import { closeSync, fdatasync, fstatSync, open, statSync } from "node:fs";
+import * as fs from "node:fs/promises";
+
+/** Paths are absolute. Everything rejects with Node's own errors, `code` set. */
+export interface FileSystem {
+  makeFolder(path: string): Promise<void>;
+  /** Names in a folder; none when it does not exist. */
+  list(path: string): Promise<readonly string[]>;
+  /** Bytes of a file, or undefined when there is none. For small files, and never for a database that SQLite has open. */
+  read(path: string): Promise<Buffer | undefined>;
+  /** The first bytes of a file, at most `byteCount`; undefined when there is none. The same warning. */
+  readStart(path: string, byteCount: number): Promise<Buffer | undefined>;
+  /** Writes a new file and flushes it; an old one of that name is replaced in place. */
+  writeFlushed(path: string, bytes: Uint8Array): Promise<void>;
+  rename(from: string, to: string): Promise<void>;
+  /** Removes a file or a whole folder; harmless when it is gone. */
+  remove(path: string): Promise<void>;
+  /** Flushes the names in a folder. */
+  flushFolder(path: string): Promise<void>;
+  /** When a file was made, milliseconds since 1970; undefined when there is none. */
+  createTimeMs(path: string): Promise<number | undefined>;
+  /** Bytes of a file, 0 when there is none. Answers at once: a look at what the kernel has in memory. */
+  sizeBytes(path: string): number;
+  /** A descriptor for `flush` alone. */
+  openForFlush(path: string): Promise<number>;
+  /** fdatasync. After a failure the kernel may have dropped what was not written: never flush that file again. */
+  flush(descriptor: number): Promise<void>;
+  /** False when the descriptor's file has been removed: flushing it would keep nothing. */
+  isLinked(descriptor: number): boolean;
+  close(descriptor: number): void;
+}
+
+/** The machine's own files. */
+export const nodeFileSystem: FileSystem = {
+  async makeFolder(path) {
+    await fs.mkdir(path, { recursive: true });
+  },
+  async list(path) {
+    return (await unlessMissing(fs.readdir(path))) ?? [];
+  },
+  read: (path) => unlessMissing(fs.readFile(path)),
+  async readStart(path, byteCount) {
+    const file = await unlessMissing(fs.open(path, "r"));
+    if (file === undefined) return undefined;
+    try {
+      const { buffer, bytesRead } = await file.read(Buffer.alloc(byteCount), 0, byteCount, 0);
+      return buffer.subarray(0, bytesRead);
+    } finally {
+      await file.close();
+    }
+  },
+  writeFlushed: (path, bytes) => fs.writeFile(path, bytes, { flush: true }),
+  rename: (from, to) => fs.rename(from, to),
+  remove: (path) => fs.rm(path, { recursive: true, force: true }),
+  async flushFolder(path) {
+    const folder = await fs.open(path, "r");
+    try {
+      await folder.sync();
+    } finally {
+      await folder.close();
+    }
+  },
+  async createTimeMs(path) {
+    const found = await unlessMissing(fs.stat(path));
+    return found && Math.floor(found.birthtimeMs || found.ctimeMs);
+  },
+  sizeBytes: (path) => statSync(path, { throwIfNoEntry: false })?.size ?? 0,
+  openForFlush: (path) =>
+    new Promise((resolve, reject) => {
+      open(path, "r+", (error, descriptor) => (error ? reject(error) : resolve(descriptor)));
+    }),
+  flush: (descriptor) =>
+    new Promise((resolve, reject) => {
+      fdatasync(descriptor, (error) => (error ? reject(error) : resolve()));
+    }),
+  isLinked: (descriptor) => fstatSync(descriptor).nlink > 0,
+  close: closeSync,
+};
+
+async function unlessMissing<T>(result: Promise<T>): Promise<T | undefined> {
+  try {
+    return await result;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
+    throw error;
+  }
+}

@@ -1,0 +1,127 @@
+/**
+ * The folder of the local stage:
+ *
+ *   databases/<id>/db.sqlite (-wal, -shm)   the database
+ *   databases/<id>/database.json            its facts
+ *   databases/.new-<random>/                being made; the rename to <id> is the moment of creation
+ *   databases/.deleted-<random>/            being removed; the rename to it is the moment of deletion
+ */
+import { join } from "node:path";
+import { type Facts, readFacts, writeFacts } from "./facts.ts";
+import type { FileSystem } from "./file-system.ts";
+import { isDatabaseId } from "./names.ts";
+
+/** First bytes of every database file. */
+const sqliteMagic = Buffer.from("SQLite format 3\0", "latin1");
+
+/** What stands in the folder of one database. */
+export interface FoundDatabase {
+  /** Undefined when database.json is missing or damaged. */
+  readonly facts: Facts | undefined;
+  /** False when there is no file that SQLite could open. */
+  readonly hasData: boolean;
+  readonly sizeBytes: number;
+  readonly createTimeMs: number;
+}
+
+/** A place for a database file without a name. `read` when nobody has it open. */
+export interface Scratch {
+  readonly filePath: string;
+  read(): Promise<Buffer | undefined>;
+  remove(): Promise<void>;
+}
+
+export class Folder {
+  readonly #root: string;
+  readonly #fileSystem: FileSystem;
+  readonly #randomName: () => string;
+
+  /** `randomName`: text of [a-z0-9] that no other call gets. */
+  constructor(directoryPath: string, fileSystem: FileSystem, randomName: () => string) {
+    this.#root = join(directoryPath, "databases");
+    this.#fileSystem = fileSystem;
+    this.#randomName = randomName;
+  }
+
+  /** Path of a database's file. The id must have passed `isDatabaseId`. */
+  filePath(id: string): string {
+    return join(this.#path(id), "db.sqlite");
+  }
+
+  /** Makes what is missing, and removes what an interrupted creation or deletion has left. Returns the ids that are there. */
+  async open(onStray: (name: string) => void): Promise<string[]> {
+    await this.#fileSystem.makeFolder(this.#root);
+    const ids: string[] = [];
+    for (const name of await this.#fileSystem.list(this.#root)) {
+      if (isDatabaseId(name)) ids.push(name);
+      else if (/^\.(?:new|deleted)-[a-z0-9]+$/.test(name)) await this.#fileSystem.remove(join(this.#root, name));
+      else onStray(name);
+    }
+    return ids;
+  }
+
+  /** A fresh place for a database file that never gets a name; the next start sweeps it when nobody does. */
+  async scratch(): Promise<Scratch> {
+    const path = join(this.#root, `.new-${this.#randomName()}`);
+    const filePath = join(path, "db.sqlite");
+    await this.#fileSystem.makeFolder(path);
+    return {
+      filePath,
+      read: () => this.#fileSystem.read(filePath),
+      remove: () => this.#fileSystem.remove(path),
+    };
+  }
+
+  /** Makes a database of the bytes of an empty one. Whole and on the disk when it resolves; nothing is left when it rejects. */
+  async create(facts: Facts, emptyDatabase: Uint8Array): Promise<void> {
+    const path = join(this.#root, `.new-${this.#randomName()}`);
+    try {
+      await this.#fileSystem.makeFolder(path);
+      await this.#fileSystem.writeFlushed(join(path, "db.sqlite"), emptyDatabase);
+      await writeFacts(this.#fileSystem, join(path, "database.json"), facts);
+      await this.#fileSystem.rename(path, this.#path(facts.id));
+    } catch (error) {
+      await this.#fileSystem.remove(path);
+      throw error;
+    }
+    await this.#fileSystem.flushFolder(this.#root);
+  }
+
+  /** Takes the name away: from here on the database is gone, whatever happens. Returns what frees its files. */
+  async delete(id: string): Promise<() => Promise<void>> {
+    const path = join(this.#root, `.deleted-${this.#randomName()}`);
+    await this.#fileSystem.rename(this.#path(id), path);
+    await this.#fileSystem.flushFolder(this.#root);
+    return () => this.#fileSystem.remove(path);
+  }
+
+  writeFacts(facts: Facts): Promise<void> {
+    return writeFacts(this.#fileSystem, join(this.#path(facts.id), "database.json"), facts);
+  }
+
+  /** Looks at a database that nobody has open. */
+  async inspect(id: string): Promise<FoundDatabase> {
+    const filePath = this.filePath(id);
+    const [facts, start, createTimeMs] = await Promise.all([
+      readFacts(this.#fileSystem, join(this.#path(id), "database.json"), id),
+      this.#fileSystem.readStart(filePath, sqliteMagic.length),
+      this.#fileSystem.createTimeMs(filePath),
+    ]);
+    return {
+      facts,
+      hasData: start?.equals(sqliteMagic) ?? false,
+      sizeBytes: this.sizeBytes(id),
+      createTimeMs: createTimeMs ?? 0,
+    };
+  }
+
+  /** Bytes of the database's file and of its WAL. */
+  sizeBytes(id: string): number {
+    const path = this.filePath(id);
+    return this.#fileSystem.sizeBytes(path) + this.#fileSystem.sizeBytes(`${path}-wal`);
+  }
+
+  #path(id: string): string {
+    return join(this.#root, id);
+  }
+}

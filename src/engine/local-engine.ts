@@ -1,0 +1,576 @@
+/** The engine of one local folder: which databases there are, and everything between a call and its executor. */
+import { Failure, type FieldViolation, fieldInvalid } from "../failure/failure.ts";
+import type { CallOptions, QueryOptions, RequestRecord } from "../sqlite/executor.ts";
+import { Catalog, type CatalogRow, type PageKey, type Touch } from "./catalog.ts";
+import { Checkpoints } from "./checkpoints.ts";
+import { type DatabaseHost, HostedDatabase, sequenceStep, type WriteKind } from "./database.ts";
+import type {
+  CreateDatabaseInput,
+  DatabaseInfo,
+  DurabilityLevel,
+  Engine,
+  EngineAnswer,
+  EngineQuery,
+  EngineStats,
+  EngineTransaction,
+  ListDatabasesInput,
+  Position,
+  UpdateDatabaseInput,
+} from "./engine.ts";
+import type { Facts } from "./facts.ts";
+import { databaseNotFound, localStageFailure, requireStage } from "./failures.ts";
+import { nodeFileSystem } from "./file-system.ts";
+import { filterCondition, parseFilter, parseOrder } from "./filter.ts";
+import { Flusher } from "./flusher.ts";
+import { Folder } from "./folder.ts";
+import { KeyedLock } from "./keyed-lock.ts";
+import { idRule, isDatabaseId, labelViolations } from "./names.ts";
+import type { EngineOptions } from "./options.ts";
+import { effectivePageSize, makePageToken, readPageToken } from "./page-token.ts";
+import { reconcile } from "./reconcile.ts";
+import { HeldTransaction } from "./transaction.ts";
+
+/** Databases whose use is written to the catalog in one round of the timer. */
+const touchCountMax = 500;
+
+/** Handles looked at to find one to drop. */
+const dropLookCountMax = 64;
+
+/** Rows of the catalog looked at without letting other work go on. */
+const scanSliceCount = 2_000;
+
+/** Databases closed side by side at the end. */
+const closeConcurrency = 16;
+
+/**
+ * Opens the engine of a folder, takes the folder's lock, and mends what an earlier server has left half done.
+ * Rejects with FolderInUseError when another server has the folder, with CatalogVersionError when a newer one wrote it.
+ */
+export async function openEngine(options: EngineOptions): Promise<Engine> {
+  const fileSystem = options.fileSystem ?? nodeFileSystem;
+  const { directoryPath, random, log, clock } = options;
+  const hex = (byteCount: number) => Buffer.from(random(byteCount)).toString("hex");
+  await fileSystem.makeFolder(directoryPath);
+  const catalog = Catalog.open(directoryPath);
+  try {
+    const folder = new Folder(directoryPath, fileSystem, () => hex(8));
+    await reconcile({ catalog, folder, log, newLineage: () => hex(8), nowMs: clock.wallMs() });
+    const flusher = new Flusher(fileSystem, clock, options.limits);
+    return new LocalEngine(options, catalog, folder, flusher, () => hex(8));
+  } catch (error) {
+    catalog.close(false);
+    throw error;
+  }
+}
+
+class LocalEngine implements Engine {
+  readonly sqliteVersion: string;
+  readonly #host: DatabaseHost;
+  readonly #newLineage: () => string;
+  readonly #pageSecret: Buffer;
+  /** Roughly least recently used first: see `#dropOne`. */
+  readonly #hosted = new Map<string, HostedDatabase>();
+  /** Handles that are being closed; their databases are not opened again before that is over. */
+  readonly #leaving = new Map<string, Promise<void>>();
+  readonly #deleting = new Set<string>();
+  readonly #lock = new KeyedLock();
+  readonly #transactions = new Set<HeldTransaction>();
+  /** Used since the catalog was told. */
+  readonly #touched = new Set<HostedDatabase>();
+  #emptyDatabase: Promise<Buffer> | undefined;
+  #isClosing = false;
+  #closed: Promise<void> | undefined;
+  readonly #cancelTimer: () => void;
+
+  constructor(options: EngineOptions, catalog: Catalog, folder: Folder, flusher: Flusher, newLineage: () => string) {
+    const { executors, clock, limits, log, random } = options;
+    this.sqliteVersion = executors.sqliteVersion;
+    this.#host = {
+      executors,
+      clock,
+      limits,
+      log,
+      catalog,
+      folder,
+      flusher,
+      checkpoints: new Checkpoints(limits, clock, log),
+      touched: (database) => this.#touched.add(database),
+    };
+    this.#newLineage = newLineage;
+    this.#pageSecret = catalog.secret("page_token_secret", () => random(32));
+    this.#cancelTimer = clock.every(limits.tidyMs, () => this.#tidy());
+  }
+
+  async createDatabase(input: CreateDatabaseInput): Promise<DatabaseInfo> {
+    const { id, labels } = input;
+    this.#checkCreate(input);
+    return this.#lock.run(id, async () => {
+      this.#refuseWhenClosing();
+      const { catalog, clock } = this.#host;
+      const row = catalog.get(id);
+      if (row !== undefined) return this.#answerRepeatedCreate(input, row);
+
+      const nowMs = clock.wallMs();
+      const facts: Facts = {
+        id,
+        lineage: this.#newLineage(),
+        createTimeMs: nowMs,
+        labels: { ...labels },
+        foreignKeys: input.foreignKeys,
+        etagVersion: 1,
+        sequenceReserved: sequenceStep,
+        createRecord: input.request && { ...input.request, labels: { ...labels }, foreignKeys: input.foreignKeys },
+      };
+      const empty = await this.#empty();
+      try {
+        await this.#host.folder.create(facts, empty);
+      } catch (error) {
+        throw localStageFailure(error);
+      }
+      const created: CatalogRow = {
+        ...facts,
+        state: "ready",
+        stage: "local",
+        sequence: 0,
+        sizeBytes: empty.length,
+        lastAccessTimeMs: nowMs,
+      };
+      catalog.put(created);
+      return infoOf(created);
+    });
+  }
+
+  async getDatabase(id: string): Promise<DatabaseInfo> {
+    this.#refuseWhenClosing();
+    const row = this.#row(id);
+    return this.#presentInfo({ ...row, sizeBytes: this.#host.folder.sizeBytes(id) });
+  }
+
+  async listDatabases(
+    input: ListDatabasesInput,
+  ): Promise<{ readonly databases: readonly DatabaseInfo[]; readonly nextPageToken: string }> {
+    this.#refuseWhenClosing();
+    const { limits, catalog } = this.#host;
+    const { filter, orderBy } = input;
+    const pageSize = effectivePageSize(input.pageSize);
+    const condition = filterCondition(parseFilter(filter, limits));
+    const order = parseOrder(orderBy);
+    let key: PageKey | undefined;
+    if (input.pageToken !== "") key = readPageToken(this.#pageSecret, filter, orderBy, input.pageToken);
+
+    const databases: DatabaseInfo[] = [];
+    for (let scanned = 0; scanned < limits.listScanCountMax; scanned += scanSliceCount) {
+      // A filter that few meet must not hold up the calls of others.
+      if (scanned > 0) await new Promise(setImmediate);
+      this.#refuseWhenClosing();
+      const page = catalog.page(condition, order, key, pageSize - databases.length, scanSliceCount);
+      for (const row of page.rows) databases.push(this.#presentInfo(row));
+      key = page.key;
+      if (key === undefined || databases.length === pageSize) break;
+    }
+    return { databases, nextPageToken: key === undefined ? "" : makePageToken(this.#pageSecret, filter, orderBy, key) };
+  }
+
+  async updateDatabase(input: UpdateDatabaseInput): Promise<DatabaseInfo> {
+    const { id, etag, labels, foreignKeys } = input;
+    if (labels !== undefined) throwViolations(labelViolations(labels, this.#host.limits.labelCountMax));
+    return this.#lock.run(id, async () => {
+      const database = await this.#enter(id);
+      try {
+        await database.changeFacts((facts) => {
+          if (etag !== undefined && etag !== etagOf(facts)) throw new Failure("ETAG_MISMATCH", { database: id });
+          const changed = {
+            ...facts,
+            labels: labels === undefined ? facts.labels : { ...labels },
+            foreignKeys: foreignKeys ?? facts.foreignKeys,
+          };
+          if (changed.foreignKeys === facts.foreignKeys && sameLabels(changed.labels, facts.labels)) return facts;
+          return { ...changed, etagVersion: facts.etagVersion + 1 };
+        });
+        return this.#presentInfo({ ...this.#row(id), sizeBytes: this.#host.folder.sizeBytes(id) });
+      } finally {
+        database.leave();
+      }
+    });
+  }
+
+  async deleteDatabase(id: string, etag: string | undefined, allowMissing: boolean): Promise<void> {
+    await this.#lock.run(id, async () => {
+      this.#refuseWhenClosing();
+      const row = this.#host.catalog.get(id);
+      if (row === undefined) {
+        if (allowMissing && isDatabaseId(id)) return;
+        throw databaseNotFound(id);
+      }
+      if (etag !== undefined && etag !== etagOf(row)) throw new Failure("ETAG_MISMATCH", { database: id });
+      this.#deleting.add(id);
+      try {
+        await this.#delete(id);
+      } finally {
+        this.#deleting.delete(id);
+      }
+    });
+  }
+
+  execute(
+    id: string,
+    statement: Uint8Array,
+    durability: DurabilityLevel,
+    options: CallOptions,
+    record: RequestRecord | undefined,
+  ): Promise<EngineAnswer> {
+    return this.#write(id, "execute", statement, durability, options, record);
+  }
+
+  batch(
+    id: string,
+    request: Uint8Array,
+    durability: DurabilityLevel,
+    options: CallOptions,
+    record: RequestRecord | undefined,
+  ): Promise<EngineAnswer> {
+    return this.#write(id, "batch", request, durability, options, record);
+  }
+
+  script(
+    id: string,
+    text: Uint8Array,
+    durability: DurabilityLevel,
+    options: CallOptions,
+    record: RequestRecord | undefined,
+  ): Promise<EngineAnswer> {
+    return this.#write(id, "script", text, durability, options, record);
+  }
+
+  async read(
+    id: string,
+    statement: Uint8Array,
+    minPosition: Position | undefined,
+    options: CallOptions,
+  ): Promise<EngineAnswer> {
+    const database = this.#enterPresent(id) ?? (await this.#enter(id));
+    return database.read(statement, minPosition, options);
+  }
+
+  async query(
+    id: string,
+    statement: Uint8Array,
+    minPosition: Position | undefined,
+    options: QueryOptions,
+  ): Promise<EngineQuery> {
+    const database = this.#enterPresent(id) ?? (await this.#enter(id));
+    return database.query(statement, minPosition, options);
+  }
+
+  async begin(
+    id: string,
+    readWrite: boolean,
+    idleTimeoutMs: number,
+    minPosition: Position | undefined,
+    options: CallOptions,
+  ): Promise<EngineTransaction> {
+    const { limits, clock, log } = this.#host;
+    const database = this.#enterPresent(id) ?? (await this.#enter(id));
+    try {
+      const { snapshot, transaction } = await database.begin(readWrite, minPosition, options);
+      const held = new HeldTransaction({
+        database,
+        transaction,
+        readWrite,
+        snapshot,
+        idleMs: idleTimeoutMs > 0 ? Math.min(idleTimeoutMs, limits.transactionIdleMsMax) : limits.transactionIdleMsMax,
+        totalMs: limits.transactionTotalMsMax,
+        clock,
+        log,
+        onEnd: (ended) => this.#transactions.delete(ended),
+      });
+      this.#transactions.add(held);
+      return held;
+    } catch (error) {
+      database.leave();
+      throw error;
+    }
+  }
+
+  position(id: string): Position {
+    const database = this.#hosted.get(id);
+    if (database !== undefined) return database.position;
+    const row = this.#row(id);
+    return { lineage: row.lineage, sequence: BigInt(row.sequence) };
+  }
+
+  stats(): EngineStats {
+    const { catalog, flusher, checkpoints } = this.#host;
+    let walBytes = 0;
+    for (const database of this.#hosted.values()) walBytes += database.walBytes;
+    return {
+      databases: catalog.count,
+      openDatabases: this.#hosted.size,
+      databaseBytes: catalog.bytes,
+      walBytes,
+      flushes: flusher.flushes,
+      checkpoints: checkpoints.count,
+      openTransactions: this.#transactions.size,
+    };
+  }
+
+  close(): Promise<void> {
+    this.#closed ??= this.#close();
+    return this.#closed;
+  }
+
+  async #write(
+    id: string,
+    kind: WriteKind,
+    bytes: Uint8Array,
+    durability: DurabilityLevel,
+    options: CallOptions,
+    record: RequestRecord | undefined,
+  ): Promise<EngineAnswer> {
+    const database = this.#enterPresent(id) ?? (await this.#enter(id));
+    return database.write(kind, bytes, durability, options, record);
+  }
+
+  /** The usual case of `#enter`, without a promise: the handle is there. */
+  #enterPresent(id: string): HostedDatabase | undefined {
+    const database = this.#hosted.get(id);
+    if (database === undefined || this.#isClosing) return undefined;
+    database.enter();
+    return database;
+  }
+
+  /** A handle in use: `leave` is the caller's, or of the method that is called on it. */
+  async #enter(id: string): Promise<HostedDatabase> {
+    for (;;) {
+      this.#refuseWhenClosing();
+      const present = this.#enterPresent(id);
+      if (present !== undefined) return present;
+      const leaving = this.#leaving.get(id);
+      if (leaving === undefined) break;
+      await leaving;
+    }
+    if (this.#deleting.has(id)) throw databaseNotFound(id);
+    const database = new HostedDatabase(this.#host, this.#row(id));
+    database.enter();
+    this.#hosted.set(id, database);
+    if (this.#hosted.size > this.#host.limits.openDatabaseCountMax) this.#dropOne();
+    return database;
+  }
+
+  /**
+   * Drops a handle that nobody uses and that was not used since it was last looked at; the others get a second chance.
+   * When all of those looked at are in use there is one handle more: calls are bounded elsewhere.
+   */
+  #dropOne(): void {
+    let looked = 0;
+    for (const [id, database] of this.#hosted) {
+      if (++looked > dropLookCountMax) return;
+      this.#hosted.delete(id);
+      if (database.isIdle && !database.recentlyUsed) {
+        this.#drop(database);
+        return;
+      }
+      database.recentlyUsed = false;
+      this.#hosted.set(id, database);
+    }
+  }
+
+  /** Closes a handle that is out of `#hosted` already and that nobody uses. */
+  #drop(database: HostedDatabase): void {
+    this.#touched.delete(database);
+    this.#host.catalog.touch([database.takeTouch()]);
+    const leaving = database
+      .close(false)
+      .catch((error: unknown) => {
+        this.#host.log("error", "a database that was idle did not close", { database: database.id, error });
+      })
+      .finally(() => this.#leaving.delete(database.id));
+    this.#leaving.set(database.id, leaving);
+  }
+
+  #row(id: string): CatalogRow {
+    const row = this.#host.catalog.get(id);
+    if (row === undefined) throw databaseNotFound(id);
+    return row;
+  }
+
+  /** What is known of a database now: the catalog lags a little behind its handle. */
+  #presentInfo(row: CatalogRow): DatabaseInfo {
+    const info = infoOf(row);
+    const database = this.#hosted.get(row.id);
+    if (this.#deleting.has(row.id)) return { ...info, state: "deleting" };
+    if (database === undefined) return info;
+    return { ...info, state: database.state, position: database.position, lastAccessTimeMs: database.lastAccessTimeMs };
+  }
+
+  #checkCreate(input: CreateDatabaseInput): void {
+    const violations = labelViolations(input.labels, this.#host.limits.labelCountMax);
+    if (!isDatabaseId(input.id)) violations.unshift({ field: "database", description: idRule });
+    throwViolations(violations);
+    requireStage(input.initialStage);
+  }
+
+  #answerRepeatedCreate(input: CreateDatabaseInput, row: CatalogRow): DatabaseInfo {
+    const { request } = input;
+    const record = row.createRecord;
+    const isFresh = this.#host.clock.wallMs() - row.createTimeMs < this.#host.limits.createRecordMs;
+    if (request !== undefined && record?.id === request.id && isFresh) {
+      if (record.method !== request.method || record.hash !== request.hash) {
+        throw fieldInvalid("request_id", "was used for another request");
+      }
+      const { labels, foreignKeys } = record;
+      return infoOf({
+        ...row,
+        labels,
+        foreignKeys,
+        etagVersion: 1,
+        state: "ready",
+        sequence: 0,
+        lastAccessTimeMs: row.createTimeMs,
+      });
+    }
+    if (!input.allowExisting) throw new Failure("DATABASE_EXISTS", { database: input.id });
+    return this.#presentInfo(row);
+  }
+
+  /** The bytes of a database with nothing in it: made once by an executor, then copied. */
+  #empty(): Promise<Buffer> {
+    this.#emptyDatabase ??= this.#makeEmpty().catch((error: unknown) => {
+      this.#emptyDatabase = undefined;
+      throw error;
+    });
+    return this.#emptyDatabase;
+  }
+
+  async #makeEmpty(): Promise<Buffer> {
+    const { folder, executors, limits } = this.#host;
+    const scratch = await folder.scratch();
+    try {
+      // No database can have this id.
+      const database = executors.open({ id: ".empty", path: scratch.filePath, foreignKeys: true });
+      try {
+        await database.create(limits.pageBytes);
+        await database.checkpoint("truncate");
+      } finally {
+        await database.close(false);
+      }
+      const bytes = await scratch.read();
+      if (bytes === undefined || bytes.length < limits.pageBytes) throw new Error("SQLite made no database file");
+      return bytes;
+    } finally {
+      await scratch.remove();
+    }
+  }
+
+  /** Under the lock of the id, with the id in `#deleting`. */
+  async #delete(id: string): Promise<void> {
+    const { folder, catalog, limits } = this.#host;
+    const database = this.#hosted.get(id);
+    this.#hosted.delete(id);
+    await this.#leaving.get(id);
+    if (database !== undefined) {
+      this.#touched.delete(database);
+      const isIdle = await database.whenIdle(limits.deleteGraceMs);
+      await database.close(!isIdle);
+      // For the case that the files cannot be renamed: then the database goes on.
+      catalog.touch([database.takeTouch()]);
+    }
+    let free: () => Promise<void>;
+    try {
+      free = await folder.delete(id);
+    } catch (error) {
+      throw localStageFailure(error);
+    }
+    catalog.delete(id);
+    try {
+      await free();
+    } catch (error) {
+      this.#host.log("warn", "files of a deleted database could not be removed; the next start tries again", {
+        database: id,
+        error,
+      });
+    }
+  }
+
+  #tidy(): void {
+    const { catalog, flusher, checkpoints, executors } = this.#host;
+    const touches: Touch[] = [];
+    for (const database of this.#touched) {
+      if (touches.length === touchCountMax) break;
+      this.#touched.delete(database);
+      touches.push(database.takeTouch());
+    }
+    catalog.touch(touches);
+    flusher.tidy();
+    checkpoints.tidy();
+    executors.tidy();
+  }
+
+  async #close(): Promise<void> {
+    this.#isClosing = true;
+    this.#cancelTimer();
+    const { clock, limits, catalog } = this.#host;
+    const settleUntilMs = clock.now() + 2 * limits.closeGraceMs;
+    const databases = [...this.#hosted.values()];
+    const idle = await Promise.all(databases.map((database) => database.whenIdle(limits.closeGraceMs)));
+    await Promise.all([...this.#transactions].map((each) => each.expire(new Failure("SHUTTING_DOWN"))));
+
+    let at = 0;
+    const closeNext = async () => {
+      for (let index = at++; index < databases.length; index = at++) {
+        const database = databases[index];
+        if (database !== undefined) await this.#closeOne(database, idle[index] === false, settleUntilMs);
+      }
+    };
+    await Promise.all(Array.from({ length: closeConcurrency }, closeNext));
+    await Promise.all(this.#leaving.values());
+    await this.#lock.whenIdle();
+    catalog.touch(databases.map((database) => database.takeTouch()));
+    catalog.close(true);
+  }
+
+  async #closeOne(database: HostedDatabase, force: boolean, settleUntilMs: number): Promise<void> {
+    try {
+      if (!force && this.#host.clock.now() < settleUntilMs) await database.settle();
+      await database.close(force);
+    } catch (error) {
+      // Its log is whole all the same: the next start reads it.
+      this.#host.log("error", "a database did not close in order", { database: database.id, error });
+    }
+  }
+
+  #refuseWhenClosing(): void {
+    if (this.#isClosing) throw new Failure("SHUTTING_DOWN");
+  }
+}
+
+function infoOf(row: CatalogRow): DatabaseInfo {
+  return {
+    id: row.id,
+    state: row.state,
+    stage: row.stage,
+    sizeBytes: BigInt(row.sizeBytes),
+    position: { lineage: row.lineage, sequence: BigInt(row.sequence) },
+    durablePosition: undefined,
+    createTimeMs: row.createTimeMs,
+    lastAccessTimeMs: row.lastAccessTimeMs,
+    labels: row.labels,
+    etag: etagOf(row),
+    foreignKeys: row.foreignKeys,
+  };
+}
+
+/** Changes with labels and SQL options, and differs between two databases that had the same id one after the other. */
+function etagOf(facts: Facts): string {
+  return `${facts.lineage}-${facts.etagVersion}`;
+}
+
+function sameLabels(one: Readonly<Record<string, string>>, other: Readonly<Record<string, string>>): boolean {
+  const keys = Object.keys(one);
+  return keys.length === Object.keys(other).length && keys.every((key) => one[key] === other[key]);
+}
+
+function throwViolations(violations: readonly FieldViolation[]): void {
+  const [first, ...rest] = violations;
+  if (first !== undefined) throw fieldInvalid(first.field, first.description, ...rest);
+}

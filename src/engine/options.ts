@@ -1,0 +1,73 @@
+/** What an engine is built from. */
+import type { Clock } from "../clock.ts";
+import type { Executors } from "../sqlite/executor.ts";
+import type { FileSystem } from "./file-system.ts";
+
+/** Bounds of the engine; each has a setting of the same name. */
+export interface EngineLimits {
+  /** Database handles kept in memory; one in use is never dropped. */
+  readonly openDatabaseCountMax: number;
+  /** Page size of new databases. */
+  readonly pageBytes: number;
+  /** Longest pause between two commands of a transaction. */
+  readonly transactionIdleMsMax: number;
+  /** Longest life of a transaction. */
+  readonly transactionTotalMsMax: number;
+  /** Longest wait for a min_position. */
+  readonly positionWaitMsMax: number;
+  /** Calls of one database that may wait for a min_position. */
+  readonly positionWaitCountMax: number;
+  /** Flushes running at one time, over all databases. */
+  readonly flushConcurrencyMax: number;
+  /** WAL descriptors held open for flushing. */
+  readonly flushDescriptorCountMax: number;
+  /** A WAL descriptor that nobody needed for this long is closed. */
+  readonly flushDescriptorIdleMs: number;
+  /** Frames in a WAL from which it is checkpointed. */
+  readonly checkpointFrames: number;
+  /** Frames in a WAL from which writes pause for a moment so that it can start over. */
+  readonly checkpointPauseFrames: number;
+  /** Longest such pause; a transaction that is open longer makes it fail, and it is tried again later. */
+  readonly checkpointPauseMsMax: number;
+  /** Checkpoints running at one time, over all databases. */
+  readonly checkpointConcurrencyMax: number;
+  /** Without a write for this long, a WAL above `checkpointFrames` is emptied. */
+  readonly checkpointIdleMs: number;
+  /** Frames in a WAL from which writes are refused: a long read keeps it from starting over. */
+  readonly walFramesMax: number;
+  readonly labelCountMax: number;
+  /** Longest filter of ListDatabases. */
+  readonly filterBytesMax: number;
+  readonly filterTermCountMax: number;
+  /** Databases looked at for one page of ListDatabases; a page may come back short, with a token to go on. */
+  readonly listScanCountMax: number;
+  /** How long a repeated CreateDatabase with the same request_id gets the first answer. */
+  readonly createRecordMs: number;
+  /** How long DeleteDatabase waits for running calls before it ends them. */
+  readonly deleteGraceMs: number;
+  /** How long close() waits for running calls before it ends them. */
+  readonly closeGraceMs: number;
+  /** Pause between two rounds of the one timer: access times, idle checkpoints, idle descriptors. */
+  readonly tidyMs: number;
+}
+
+/** Told about what an operator should know. Never called with SQL or parameters. */
+export type EngineLog = (
+  level: "info" | "warn" | "error",
+  message: string,
+  facts: Readonly<Record<string, unknown>>,
+) => void;
+
+export interface EngineOptions {
+  /** STORAGE_LOCAL_DIRECTORY_PATH; made when missing. */
+  readonly directoryPath: string;
+  /** The engine calls `tidy()`; whoever made it closes it, after the engine. */
+  readonly executors: Executors;
+  readonly clock: Clock;
+  /** That many bytes that nobody can guess. */
+  readonly random: (byteCount: number) => Uint8Array;
+  readonly log: EngineLog;
+  readonly limits: EngineLimits;
+  /** The machine's own when left out. */
+  readonly fileSystem?: FileSystem;
+}
