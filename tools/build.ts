@@ -1,0 +1,67 @@
+/**
+ * dist/: the server and the executor's program, each bundled into one file, with the native libraries beside them. It needs
+ * Node 24 and nothing else: no node_modules, no compiler.
+ */
+import { execFileSync } from "node:child_process";
+import { copyFileSync, cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { build, type Metafile } from "esbuild";
+
+const OUT = "dist";
+const NATIVE_LIBRARY = "build/persisto.node";
+const SQLITE_PACKAGE = "better-sqlite3";
+
+execFileSync("tsc", ["-p", "tsconfig.build.json"], { stdio: "inherit" });
+rmSync(OUT, { recursive: true, force: true });
+const { metafile } = await build({
+  entryPoints: { main: "src/main.ts", program: "src/sqlite/program.ts" },
+  outdir: OUT,
+  bundle: true,
+  splitting: true,
+  platform: "node",
+  target: "node24",
+  format: "esm",
+  chunkNames: "[name]-[hash]",
+  // Found at run time by its own paths; copied below.
+  external: [SQLITE_PACKAGE],
+  // Some of what is bundled is CommonJS and asks for Node's modules by require().
+  banner: { js: 'import { createRequire } from "node:module";\nconst require = createRequire(import.meta.url);' },
+  legalComments: "none",
+  metafile: true,
+  logLevel: "warning",
+});
+writeFileSync(join(OUT, "package.json"), `${JSON.stringify({ type: "module", private: true })}\n`);
+copySqlite();
+if (!existsSync(NATIVE_LIBRARY)) throw new Error(`${NATIVE_LIBRARY} is missing; \`make build\` compiles it first`);
+copyFileSync(NATIVE_LIBRARY, join(OUT, "persisto.node"));
+writeFileSync(join(OUT, "THIRD-PARTY-LICENSES.txt"), licences(metafile));
+
+/** Its JavaScript and the binary of this platform; the sources of SQLite stay behind. */
+function copySqlite(): void {
+  const from = join("node_modules", SQLITE_PACKAGE);
+  const to = join(OUT, "node_modules", SQLITE_PACKAGE);
+  mkdirSync(join(to, "prebuilds"), { recursive: true });
+  for (const name of ["package.json", "LICENSE", "lib"]) cpSync(join(from, name), join(to, name), { recursive: true });
+  const platform = `${process.platform}${isMusl() ? "musl" : ""}-${process.arch}.node`;
+  copyFileSync(join(from, "prebuilds", platform), join(to, "prebuilds", platform));
+}
+
+function isMusl(): boolean {
+  if (process.platform !== "linux") return false;
+  const { header } = process.report.getReport() as { header: { glibcVersionRuntime?: string } };
+  return header.glibcVersionRuntime === undefined;
+}
+
+/** The licence of every package that is in the bundles. */
+function licences({ inputs }: Metafile): string {
+  const bundled = Object.keys(inputs).flatMap((path) => /^.*node_modules\/(?:@[^/]+\/)?[^/]+/.exec(path)?.[0] ?? []);
+  const folders = [...new Set([...bundled, `node_modules/${SQLITE_PACKAGE}`])].sort();
+  return folders
+    .map((folder) => {
+      const { name, version, license } = JSON.parse(readFileSync(join(folder, "package.json"), "utf8"));
+      const file = readdirSync(folder).find((entry) => /^licen[cs]e/i.test(entry));
+      const text = file === undefined ? "" : readFileSync(join(folder, file), "utf8").trim();
+      return `${name} ${version} (${license})\n\n${text}\n`;
+    })
+    .join(`\n${"-".repeat(80)}\n\n`);
+}
