@@ -147,10 +147,24 @@ function answerWithoutBody(
 ): void {
   call.phase = "sending";
   if (trailer === undefined) exchange.respond(status, fields, { end: true, trailers: false });
-  else if (trailer.get("grpc-status") === "0") {
+  else if (trailer.get("grpc-status") === "0" || (isStream(call) && hasOwnFields(call, fields))) {
     exchange.respond(status, fields, { end: false, trailers: true });
     exchange.end(fieldsOf(trailer));
   } else exchange.respond(status, { ...fields, ...fieldsOf(trailer) }, { end: true, trailers: false });
+}
+
+function isStream(call: Call): boolean {
+  return call.method.methodKind === "server_streaming" || call.method.methodKind === "bidi_streaming";
+}
+
+const protocolFields = new Set(["content-type", "grpc-encoding", "grpc-accept-encoding"]);
+
+/**
+ * True when a typed method has set headers. On a stream its client may have been told to look for them before any message,
+ * and not among the trailers.
+ */
+function hasOwnFields(call: Call, fields: HeaderFields): boolean {
+  return Object.keys(fields).some((name) => !protocolFields.has(name) && call.fields?.[name] === undefined);
 }
 
 function finish(call: BridgedCall, response: UniversalServerResponse, last: Uint8Array | undefined): void {
