@@ -2,10 +2,6 @@
  * The native library as JavaScript sees it: one shared object that is both a SQLite extension and an N-API addon (native/).
  * Every call works on better-sqlite3's own `sqlite3*`; one thread a process.
  */
-import { existsSync } from "node:fs";
-import { createRequire } from "node:module";
-import { fileURLToPath } from "node:url";
-import type Database from "better-sqlite3";
 
 declare const connectionBrand: unique symbol;
 declare const cursorBrand: unique symbol;
@@ -151,60 +147,4 @@ export interface Native {
   /** Interrupts statements while the process's resident memory is above this; 0: no bound. */
   memoryLimit(bytes: number): void;
   failure(): NativeFailure;
-}
-
-/** What the library does where SQLite is not loaded into it: the server process needs no more. */
-export type SharedPages = Pick<Native, "sharedPage">;
-
-const require = createRequire(import.meta.url);
-
-/** Where the library may lie, from a source checkout or a built program: prebuilt first, then what `make` built. */
-function candidates(): string[] {
-  const report = process.report.getReport() as { header?: { glibcVersionRuntime?: string } };
-  const musl = process.platform === "linux" && report.header?.glibcVersionRuntime === undefined ? "musl" : "";
-  const prebuilt = `prebuilds/${process.platform}${musl}-${process.arch}.node`;
-  return ["./", "../", "../../"]
-    .flatMap((base) => [`${base}${prebuilt}`, `${base}persisto.node`, `${base}build/persisto.node`])
-    .map((path) => fileURLToPath(new URL(path, import.meta.url)));
-}
-
-function findLibrary(): string {
-  const paths = candidates();
-  const found = paths.find((path) => existsSync(path));
-  if (found !== undefined) return found;
-  throw new Error(
-    "The native library is missing. Install a C compiler (Debian: apt-get install build-essential; macOS: xcode-select " +
-      `--install) and run make, or put a prebuilt one at one of: ${paths.join(", ")}`,
-  );
-}
-
-let loaded: { native: Native; path: string } | undefined;
-let intoSqlite = false;
-
-function load(): { native: Native; path: string } {
-  if (loaded === undefined) {
-    const path = findLibrary();
-    loaded = { native: require(path) as Native, path };
-  }
-  return loaded;
-}
-
-/** Finds the library (prebuilt beside the program, or built by `make` into build/), loads it into SQLite once, and returns it. */
-export function loadNative(database: typeof Database): Native {
-  const { native, path } = load();
-  if (!intoSqlite) {
-    const connection = new database(":memory:");
-    try {
-      connection.loadExtension(path);
-    } finally {
-      connection.close();
-    }
-    intoSqlite = true;
-  }
-  return native;
-}
-
-/** The library without SQLite. */
-export function loadSharedPages(): SharedPages {
-  return load().native;
 }
