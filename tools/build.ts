@@ -14,7 +14,7 @@ const SQLITE_PACKAGE = "better-sqlite3";
 execFileSync("tsc", ["-p", "tsconfig.build.json"], { stdio: "inherit" });
 rmSync(OUT, { recursive: true, force: true });
 const { metafile } = await build({
-  entryPoints: { main: "src/main.ts", program: "src/sqlite/program.ts" },
+  entryPoints: { main: "src/main.ts", program: "src/sqlite/program.ts", healthcheck: "src/healthcheck.ts" },
   outdir: OUT,
   bundle: true,
   splitting: true,

@@ -184,7 +184,7 @@ function errorsPage(schema: Schema): string[] {
         const name = value.name.replace(/^ERROR_REASON_/, "");
         const entry = table.get(name as keyof typeof reasons);
         if (entry === undefined) throw new Error(`${name} is in error_reason.proto and not in src/failure/reasons.ts`);
-        return `| ${name} | ${entry.code} | ${entry.retry} | ${escapeCell(entry.message)} | ${entry.metadata.join(", ")} |`;
+        return `| ${name} | ${entry.code} | ${entry.retry} | ${escapeText(entry.message)} | ${entry.metadata.join(", ")} |`;
       }),
     "",
     "## When each is raised",
@@ -196,13 +196,14 @@ function errorsPage(schema: Schema): string[] {
 }
 
 function commentOf(desc: Parameters<typeof getComments>[0]): string {
-  return (getComments(desc).leading ?? "").trim().replace(/\s*\n\s*/g, " ");
+  return escapeText((getComments(desc).leading ?? "").trim().replace(/\s*\n\s*/g, " "));
 }
 
 function cell(desc: Parameters<typeof getComments>[0]): string {
-  return escapeCell(commentOf(desc));
+  return commentOf(desc).replaceAll("|", "\\|");
 }
 
-function escapeCell(text: string): string {
-  return text.replaceAll("|", "\\|").replaceAll("<", "&lt;");
+/** So that no pattern or placeholder reads as Markdown. */
+function escapeText(text: string): string {
+  return text.replace(/[[\]*]/g, "\\$&").replaceAll("<", "&lt;");
 }
