@@ -78,7 +78,13 @@ async function start(directoryPath: string, environment: Readonly<Record<string,
     log: log.write,
   });
   try {
-    const server = await buildServer(settings, { executors, clock: systemClock, randomBytes, random: Math.random, log });
+    const server = await buildServer(settings, {
+      executors,
+      clock: systemClock,
+      randomBytes,
+      random: Math.random,
+      log,
+    });
     return { server, executors };
   } catch (error) {
     await executors.close(0);
@@ -101,6 +107,6 @@ function memoryLog(lines: LogLine[]): Log {
     warn: (message, facts) => write("warn", message, facts),
     error: (message, facts) => write("error", message, facts),
     fatal: (message, facts) => write("fatal", message, facts),
-    flush() {},
+    flush: () => undefined,
   };
 }

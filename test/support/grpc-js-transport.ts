@@ -2,6 +2,7 @@
  * grpc-js with @grpc/proto-loader behind Connect's client interface, so that one test runs over both. Messages go through
  * protobufjs and the .proto files on their way out and in: a second implementation of everything.
  */
+import { Duplex } from "node:stream";
 import { fileURLToPath } from "node:url";
 import {
   create,
@@ -108,13 +109,17 @@ export function createGrpcJsTransport(
       signal?.addEventListener("abort", () => call.cancel());
       const trailer = new Headers();
       call.on("status", (status: StatusObject) => {
-        toHeaders(status.metadata).forEach((value, key) => void trailer.append(key, value));
+        for (const [key, value] of toHeaders(status.metadata)) {
+          trailer.append(key, value);
+        }
       });
+      // Told to whoever reads the messages; without a listener Node would end the process.
+      call.on("error", () => undefined);
       let isOver = false;
       call.on("close", () => {
         isOver = true;
       });
-      if ("write" in call) {
+      if (call instanceof Duplex) {
         void (async () => {
           for await (const each of input) {
             if (isOver) return;
@@ -175,9 +180,11 @@ function callOptions(timeoutMs: number | undefined): { deadline?: number } {
   return timeoutMs === undefined ? {} : { deadline: Date.now() + timeoutMs };
 }
 
-function toMetadata(header: HeadersInit | undefined): Metadata {
+function toMetadata(header: ConstructorParameters<typeof Headers>[0]): Metadata {
   const metadata = new Metadata();
-  new Headers(header).forEach((value, key) => metadata.add(key, value));
+  for (const [key, value] of new Headers(header)) {
+    metadata.add(key, value);
+  }
   return metadata;
 }
 
@@ -192,7 +199,13 @@ function toHeaders(metadata: Metadata): Headers {
 }
 
 function toConnectError(error: ServiceError): ConnectError {
-  const converted = new ConnectError(error.details ?? error.message, error.code ?? Code.Unknown, undefined, undefined, error);
+  const converted = new ConnectError(
+    error.details ?? error.message,
+    (error.code as number | undefined) ?? Code.Unknown,
+    undefined,
+    undefined,
+    error,
+  );
   const [status] = error.metadata?.get("grpc-status-details-bin") ?? [];
   if (status instanceof Buffer) {
     converted.details = fromBinary(StatusSchema, status).details.map(({ typeUrl, value }) => ({
