@@ -13,7 +13,7 @@ look() { # command, package, what needs it
 }
 look cc build-essential "compiles the native library; nothing runs without it"
 look git git "the release and the check of the contracts"
-look go golang "the conformance suite and the Go example (1.24 or newer)"
+look go golang "the conformance suite and the Go example (1.26 or newer)"
 look python3 python3 "the Python example"
 look chromium chromium "tests of the API in a browser"
 look h2load nghttp2-client "the sharpest load generator for benchmarks"
