@@ -53,17 +53,18 @@ export async function pipeline(api: ApiClients, commands: readonly Command[]): P
   return answers;
 }
 
-type Outcome = TransactResponse["outcome"];
+type Outcome = Exclude<TransactResponse["outcome"], { readonly case: undefined }>;
+type OutcomeValues = { readonly [Each in Outcome as Each["case"]]: Each["value"] };
 
 /** The outcome of an answer, which must be of that kind. */
-export function outcomeOf<Case extends NonNullable<Outcome["case"]>>(
+export function outcomeOf<Case extends Outcome["case"]>(
   answer: TransactResponse | undefined,
   kind: Case,
-): Extract<Outcome, { readonly case: Case }>["value"] {
+): OutcomeValues[Case] {
   if (answer?.outcome.case !== kind) {
     throw new Error(`the outcome is ${JSON.stringify(answer?.outcome, (_, each) => String(each))}, not ${kind}`);
   }
-  return (answer.outcome as Extract<Outcome, { readonly case: Case }>).value;
+  return answer.outcome.value as OutcomeValues[Case];
 }
 
 /** What is pushed comes out of the iterator. */
