@@ -6,6 +6,9 @@ import type { Log } from "./observe/log.ts";
 import { loadSettings, processEnvironment, type Settings, SettingsError } from "./settings/settings.ts";
 import { startExecutors } from "./sqlite/pool.ts";
 
+/** By name: their modules are loaded late. */
+const foreseen = new Set(["FolderInUseError", "CatalogVersionError", "NativeLibraryError"]);
+
 try {
   await main();
 } catch (error) {
@@ -109,6 +112,3 @@ function explain(error: unknown): string {
       return error.stack ?? error.message;
   }
 }
-
-/** By name: their modules are loaded late. */
-const foreseen = new Set(["FolderInUseError", "CatalogVersionError", "NativeLibraryError"]);
