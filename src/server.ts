@@ -134,8 +134,7 @@ function openPort(
     port: server.port,
     services: persistoServices,
     rawMethods: statementMethods(statements),
-    unimplemented: (method) =>
-      new Failure("NOT_IMPLEMENTED", { method: `${method.parent.typeName}.${method.name}` }),
+    unimplemented: (method) => new Failure("NOT_IMPLEMENTED", { method: `${method.parent.typeName}.${method.name}` }),
     routes(router) {
       router.service(DatabaseService, {
         ...databaseMethods(engine),
