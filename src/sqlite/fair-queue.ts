@@ -1,0 +1,58 @@
+/** Queues of many owners, served in turn: one owner's long queue delays another's call by one call. */
+export class FairQueue<Owner, Item> {
+  readonly #queues = new Map<Owner, Item[]>();
+  #size = 0;
+
+  get size(): number {
+    return this.#size;
+  }
+
+  push(owner: Owner, item: Item): void {
+    const queue = this.#queues.get(owner);
+    if (queue === undefined) this.#queues.set(owner, [item]);
+    else queue.push(item);
+    this.#size++;
+  }
+
+  /** Puts it before everything else of its owner. */
+  unshift(owner: Owner, item: Item): void {
+    const queue = this.#queues.get(owner);
+    if (queue === undefined) this.#queues.set(owner, [item]);
+    else queue.unshift(item);
+    this.#size++;
+  }
+
+  shift(): Item | undefined {
+    const first = this.#queues.entries().next();
+    if (first.done) return undefined;
+    const [owner, queue] = first.value;
+    const item = queue.shift();
+    // A map keeps the order of insertion: whoever was served goes behind the others.
+    this.#queues.delete(owner);
+    if (queue.length > 0) this.#queues.set(owner, queue);
+    this.#size--;
+    return item;
+  }
+
+  /** Takes everything out, owner by owner. */
+  drain(): Item[] {
+    const items = [...this.#queues.values()].flat();
+    this.#queues.clear();
+    this.#size = 0;
+    return items;
+  }
+
+  /** Takes out what `unwanted` says. */
+  remove(unwanted: (item: Item) => boolean): Item[] {
+    const removed: Item[] = [];
+    for (const [owner, queue] of this.#queues) {
+      const kept = queue.filter((item) => !unwanted(item));
+      if (kept.length === queue.length) continue;
+      removed.push(...queue.filter(unwanted));
+      this.#size -= queue.length - kept.length;
+      if (kept.length === 0) this.#queues.delete(owner);
+      else this.#queues.set(owner, kept);
+    }
+    return removed;
+  }
+}
