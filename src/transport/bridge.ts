@@ -6,10 +6,10 @@ import { Call, type CallInit } from "./call.ts";
 import type { CallBook } from "./call-book.ts";
 import { type Exchange, type HeaderFields, writeAll } from "./exchange.ts";
 import { binaryTypeOf, decodeText, encodeText, isGrpcWebText, textTypeOf } from "./grpc-web-text.ts";
-import { codeOfAnswer, fieldsOf, grpcTrailers } from "./status.ts";
+import { ignore } from "./ignore.ts";
+import { codeOfAnswer, fieldsOf, grpcTrailers, trailersOf } from "./status.ts";
 import { formatGrpcTimeout, parseConnectTimeout, parseGrpcTimeout } from "./timeouts.ts";
 import { callKey, type RawCall } from "./transport.ts";
-import { ignore } from "./ignore.ts";
 
 /** A call that Connect serves. */
 class BridgedCall extends Call {
@@ -127,7 +127,7 @@ async function answer(
       piece = await iterator?.next();
     }
     call.phase = "sending";
-    exchange.end(trailer === undefined ? undefined : fieldsOf(trailer));
+    exchange.end(trailer === undefined ? undefined : trailersOf(trailer));
     return last;
   } catch (error) {
     iterator?.throw?.(error).then(undefined, ignore); // so that the method's clean-up runs
@@ -149,8 +149,8 @@ function answerWithoutBody(
   if (trailer === undefined) exchange.respond(status, fields, { end: true, trailers: false });
   else if (trailer.get("grpc-status") === "0" || (isStream(call) && hasOwnFields(call, fields))) {
     exchange.respond(status, fields, { end: false, trailers: true });
-    exchange.end(fieldsOf(trailer));
-  } else exchange.respond(status, { ...fields, ...fieldsOf(trailer) }, { end: true, trailers: false });
+    exchange.end(trailersOf(trailer));
+  } else exchange.respond(status, { ...fields, ...trailersOf(trailer) }, { end: true, trailers: false });
 }
 
 function isStream(call: Call): boolean {
@@ -243,7 +243,10 @@ function headersOf(headers: IncomingHttpHeaders): Headers {
 export function answerUnknownMethod(exchange: Exchange): void {
   const contentType = exchange.headers["content-type"] ?? "";
   const protocol = protocolOf(contentType);
-  if (protocol === "grpc" && exchange.httpVersion === "1.1") return refuseGrpcOverHttp1(exchange);
+  if (protocol === "grpc" && exchange.httpVersion === "1.1") {
+    refuseGrpcOverHttp1(exchange);
+    return;
+  }
   const message = `${exchange.path.split("?", 1)[0]?.slice(0, 200)} is not a method of this server`;
   if (protocol === "connect") {
     exchange.respond(404, { "content-type": "application/json" }, { end: false, trailers: false });

@@ -4,9 +4,9 @@ import type { DescMethod } from "@bufbuild/protobuf";
 import type { ConnectError } from "@connectrpc/connect";
 import type { CallBook } from "./call-book.ts";
 import type { HeaderFields } from "./exchange.ts";
+import { ignore } from "./ignore.ts";
 import { leftError, writable } from "./status.ts";
 import type { RawCall } from "./transport.ts";
-import { ignore } from "./ignore.ts";
 
 /** `receiving` until a unary request is there, `sending` from its last byte handed over to the end of the stream. */
 export type CallPhase = "receiving" | "running" | "sending" | "over";
@@ -41,6 +41,8 @@ export abstract class Call implements RawCall {
   responseBytes = 0;
   /** The status that was decided, 0 for OK. */
   code: number | undefined = undefined;
+  /** Where its book keeps it. */
+  place = -1;
   /** True when its end has been recorded. */
   recorded = false;
   /** Why the call was ended from outside. */

@@ -2,9 +2,9 @@
 import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from "node:http";
 import { constants, type ServerHttp2Stream } from "node:http2";
 import type { Connection } from "./connection.ts";
+import { ignore } from "./ignore.ts";
 import { RequestBody } from "./request-body.ts";
 import { leftError } from "./status.ts";
-import { ignore } from "./ignore.ts";
 
 /** Header names in lower case, and values. */
 export type HeaderFields = Record<string, string | string[]>;
@@ -178,8 +178,7 @@ export class Http1Exchange implements Exchange {
     if (this.#gone) return;
     const closing = this.connection.draining ? { connection: "close" } : undefined;
     this.#response.writeHead(status, { ...merged(fields, this.extraFields), ...closing });
-    if (options.end) this.end();
-    else this.#response.flushHeaders();
+    if (options.end) this.end(); // else the headers leave together with the first bytes of the body
   }
 
   write(bytes: Uint8Array): boolean {

@@ -27,16 +27,18 @@ import type { CallBook } from "./call-book.ts";
 import type { Connection } from "./connection.ts";
 import { type HeaderFields, releaseStream, writeBytesMax } from "./exchange.ts";
 import { frameOf, lengthOf, MessageReceiver, prefixLength, prefixOf, tooLarge } from "./grpc-message.ts";
+import { ignore } from "./ignore.ts";
 import type { ServedMethod } from "./methods.ts";
 import { fieldsOf, grpcTrailers } from "./status.ts";
 import { parseGrpcTimeout } from "./timeouts.ts";
 import { callKey, type RawServerStreamMethod, type RawUnaryMethod } from "./transport.ts";
-import { ignore } from "./ignore.ts";
 
 interface OwnMethod {
   readonly served: ServedMethod;
   /** Connect's view of a typed method. */
-  readonly typed: { readonly spec: MethodImplSpec; readonly serialization: MethodSerializationLookup<DescMessage, DescMessage> } | undefined;
+  readonly typed:
+    | { readonly spec: MethodImplSpec; readonly serialization: MethodSerializationLookup<DescMessage, DescMessage> }
+    | undefined;
 }
 
 interface GrpcSettings {

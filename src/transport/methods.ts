@@ -20,8 +20,8 @@ import {
 } from "@connectrpc/connect";
 import type { UniversalHandler } from "@connectrpc/connect/protocol";
 import { Call } from "./call.ts";
-import { callKey, NotModified, type RawMethod, type TransportOptions } from "./transport.ts";
 import { ignore } from "./ignore.ts";
+import { callKey, NotModified, type RawMethod, type TransportOptions } from "./transport.ts";
 
 type Answer = MessageInitShape<DescMessage>;
 type UnaryWork = (request: unknown, context: HandlerContext) => Answer | Promise<Answer>;

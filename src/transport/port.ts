@@ -6,8 +6,8 @@ import { createServer as createTlsServer, type TLSSocket, type Server as TlsServ
 import { Certificates } from "./certificates.ts";
 import type { Connection } from "./connection.ts";
 import type { Connections } from "./connections.ts";
-import type { TransportOptions } from "./transport.ts";
 import { ignore } from "./ignore.ts";
+import type { TransportOptions } from "./transport.ts";
 
 export interface PortHandlers {
   readonly onRequest: (request: IncomingMessage, response: ServerResponse, connection: Connection) => void;

@@ -15,7 +15,20 @@ export function writable(error: ConnectError): ConnectError {
 
 /** grpc-status, grpc-message, grpc-status-details-bin and the error's own metadata. */
 export function grpcTrailers(error: ConnectError): HeaderFields {
-  return fieldsOf(setTrailerStatus(new Headers(), writable(error)));
+  return trailersOf(setTrailerStatus(new Headers(), writable(error)));
+}
+
+/** gRPC trailers as Node takes them, the message encoded as gRPC demands: Connect encodes more than every client decodes. */
+export function trailersOf(trailer: Headers): HeaderFields {
+  const fields = fieldsOf(trailer);
+  const message = fields["grpc-message"];
+  if (typeof message === "string") fields["grpc-message"] = encodeMessage(decodeURIComponent(message));
+  return fields;
+}
+
+/** Escapes all but printable ASCII, and the percent sign. */
+function encodeMessage(message: string): string {
+  return message.replace(/[^\x20-\x24\x26-\x7e]+/g, encodeURIComponent);
 }
 
 /** Headers as Node takes them. */
