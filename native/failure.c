@@ -37,11 +37,12 @@ static int exceeded_limit(int kind, int code, const char *message) {
       {"too many arguments on ", SQLITE_LIMIT_FUNCTION_ARG},
       {"too many SQL variables", SQLITE_LIMIT_VARIABLE_NUMBER},
       {"variable number must be between", SQLITE_LIMIT_VARIABLE_NUMBER},
-      {"too many levels of trigger recursion", SQLITE_LIMIT_TRIGGER_DEPTH},
+      {"too many terms in ", SQLITE_LIMIT_COLUMN}, /* ORDER BY, GROUP BY */
+      {"triggers nested too deep", SQLITE_LIMIT_TRIGGER_DEPTH},
       {"too many attached databases", SQLITE_LIMIT_ATTACHED},
       {"Expression tree is too large", SQLITE_LIMIT_EXPR_DEPTH},
-      {"parser stack overflow", SQLITE_LIMIT_EXPR_DEPTH},
-      {"Recursion limit", SQLITE_LIMIT_EXPR_DEPTH},
+      {"Recursion limit", SQLITE_LIMIT_EXPR_DEPTH}, /* of the parser */
+      {"VIEWs and/or subqueries nested too deep", SQLITE_LIMIT_EXPR_DEPTH},
       {"LIKE or GLOB pattern too complex", SQLITE_LIMIT_LIKE_PATTERN_LENGTH},
   };
   for (size_t i = 0; i < sizeof known / sizeof *known; i++)
