@@ -25,7 +25,7 @@ const { metafile } = await build({
   // Found at run time by its own paths; copied below.
   external: [SQLITE_PACKAGE],
   // Some of what is bundled is CommonJS and asks for Node's modules by require().
-  banner: { js: 'import { createRequire } from "node:module";\nconst require = createRequire(import.meta.url);' },
+  banner: { js: 'import { createRequire as requireOf } from "node:module";\nconst require = requireOf(import.meta.url);' },
   legalComments: "none",
   metafile: true,
   logLevel: "warning",

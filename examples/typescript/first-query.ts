@@ -33,7 +33,7 @@ await databases.executeBatch({
 const query = databases.query({ database, statement: { sql: "SELECT name, people FROM city ORDER BY people DESC" } });
 for await (const { message } of query) {
   if (message.case === "rowBatch") {
-    for (const { values } of message.value.rows) console.log(...values.map(({ kind }) => kind.value));
+    for (const { values } of message.value.rows) console.log(values.map(({ kind }) => kind.value).join(" "));
   }
   // A stream that ends without its summary was cut.
   if (message.case === "summary") console.log(`${message.value.rowCount} rows`);
