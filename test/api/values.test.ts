@@ -2,7 +2,7 @@ import { Code } from "@connectrpc/connect";
 import fc from "fast-check";
 import { expect, it } from "vitest";
 import { RowFormat } from "../../gen/persisto/v1/value_pb.js";
-import { describeEachProtocol, freshDatabase } from "../support/api-clients.ts";
+import { type ClientKind, describeEachProtocol, freshDatabase } from "../support/api-clients.ts";
 import { failureOf } from "../support/api-errors.ts";
 import { collect, type Plain, rowsOf, statement } from "../support/rows.ts";
 
@@ -33,6 +33,10 @@ const samples: readonly Plain[] = [
   Buffer.alloc(70_000, 7),
 ];
 
+/** JSON has no minus zero in JavaScript. */
+const inJson = (kind: ClientKind, plains: readonly Plain[]) =>
+  kind.startsWith("connect json") ? plains.map((plain) => plainZero(plain) as Plain) : plains;
+
 describeEachProtocol("values", (api) => {
   it("come back as they were sent, in every layout and method", async () => {
     const database = await freshDatabase(api);
@@ -40,8 +44,8 @@ describeEachProtocol("values", (api) => {
     const kinds = `SELECT ${samples.map(() => "typeof(?)").join(", ")}`;
     for (const rowFormat of [RowFormat.ROWS, RowFormat.COLUMNS]) {
       const request = { database, statement: statement(sql, ...samples), rowFormat };
-      expect(rowsOf((await api.databases.execute(request)).result)).toEqual([samples]);
-      expect((await collect(api.databases.query(request))).rows).toEqual([samples]);
+      expect(rowsOf((await api.databases.execute(request)).result)).toEqual([inJson(api.kind, samples)]);
+      expect((await collect(api.databases.query(request))).rows).toEqual([inJson(api.kind, samples)]);
     }
     // Too long for a GET.
     const short = samples.filter((sample) => typeof sample !== "object" && String(sample).length < 1000);
@@ -49,7 +53,7 @@ describeEachProtocol("values", (api) => {
       database,
       statement: statement(`SELECT ${short.map(() => "?").join(", ")}`, ...short),
     });
-    expect(rowsOf(read.result)).toEqual([short]);
+    expect(rowsOf(read.result)).toEqual([inJson(api.kind, short)]);
     const types = rowsOf(
       (await api.databases.execute({ database, statement: statement(kinds, ...samples) })).result,
     )[0];
@@ -118,7 +122,7 @@ describeEachProtocol(
               statement: statement(sql, ...plains),
               rowFormat,
             });
-            expect(rowsOf(result)).toEqual([plains]);
+            expect(rowsOf(result)).toEqual([inJson(api.kind, plains)]);
           },
         ),
         { numRuns: 200 },
