@@ -40,7 +40,9 @@ const WAITING_BYTES_MAX = 16 * 1024 * 1024;
 export async function openLog(options: LogOptions): Promise<Log> {
   const output = options.output ?? standardOutput();
   const readable = options.output === undefined ? process.stdout.isTTY === true : options.output.isTTY === true;
-  const streams: StreamEntry[] = [{ level: options.level, stream: readable ? await prettyOn(output) : output }];
+  const streams: StreamEntry[] = [
+    { level: options.level, stream: readable ? (await import("./pretty.ts")).prettyOn(output) : output },
+  ];
   let file: ReturnType<typeof destination> | undefined;
   if (options.outputFilePath !== undefined) {
     mkdirSync(dirname(options.outputFilePath), { recursive: true });
@@ -104,19 +106,6 @@ function standardOutput(): DestinationStream {
   // A reader that went away (`| head`) ends the output, not the server.
   stream.on("error", () => stream.removeAllListeners("error").on("error", Boolean));
   return stream;
-}
-
-async function prettyOn(output: DestinationStream): Promise<DestinationStream> {
-  const { prettyFactory } = await import("pino-pretty");
-  const pretty = prettyFactory({
-    colorize: true,
-    messageKey: "message",
-    errorLikeObjectKeys: ["error"],
-    levelKey: "level",
-    ignore: "pid",
-    translateTime: "SYS:HH:MM:ss.l",
-  });
-  return { write: (line) => output.write(pretty(line)) };
 }
 
 function opened(file: ReturnType<typeof destination>): Promise<void> {

@@ -95,7 +95,7 @@ export function createMetrics(sources: MetricSources): Metrics {
       figures.responseBytes += call.responseBytes;
     },
     async text() {
-      processMetrics ??= readProcess();
+      processMetrics ??= import("./process-metrics.ts").then(({ readProcess }) => readProcess());
       const own = [...figureLines(readSources(sources)), ...callLines(methods.values()), ...lagLines(eventLoop)];
       eventLoop.reset();
       return `${own.join("\n")}\n${await (await processMetrics).metrics()}`;
@@ -172,13 +172,6 @@ function lagLines(eventLoop: ReturnType<typeof monitorEventLoopDelay>): string[]
     `${name}{quantile="0.99"} ${seconds(eventLoop.percentile(99))}`,
     `${name}{quantile="1"} ${seconds(eventLoop.max)}`,
   ];
-}
-
-async function readProcess(): Promise<{ metrics(): Promise<string> }> {
-  const { collectDefaultMetrics, Registry } = await import("prom-client");
-  const registry = new Registry();
-  collectDefaultMetrics({ register: registry });
-  return registry;
 }
 
 function heading(name: string, kind: string, help: string): string[] {

@@ -58,13 +58,16 @@ export function processEnvironment(): Environment {
   return process.env;
 }
 
+const concernsClients =
+  /^LIMIT_(?!OPEN_|FLUSH_|LIST_SCAN_)|^SETTINGS_(STATEMENT|TRANSACTION|REQUEST)_|^SERVER_(READ_BYTES|WRITE_BYTES|DEADLINE|STREAMS)_/;
+
 /** The limits that clients may want to know, by the name of their setting. */
 export function publicLimits(settings: Settings): Readonly<Record<string, number>> {
   const limits: Record<string, number> = {};
   for (const name of ["transport", "executors", "calls", "engine"] as const) {
     const values: Readonly<Record<string, number>> = settings[name];
     for (const [key, setting] of Object.entries(schema[name])) {
-      if (setting.name.startsWith("EXECUTOR_")) continue;
+      if (!concernsClients.test(setting.name)) continue;
       const value = values[key] ?? 0;
       limits[setting.name] = setting.name.endsWith("_SECONDS") ? Math.ceil(value / 1000) : value;
     }

@@ -60,6 +60,10 @@ describe("the program built in a clean directory", () => {
     const answer = await call("Read", { database: "first", statement: { sql: "SELECT 40 + 2" } });
     expect(answer).toMatchObject({ result: { rowBatch: { rows: [{ values: [{ integer: "42" }] }] } } });
 
+    const metrics = await (await fetch(`http://127.0.0.1:${server.port}/metrics`)).text();
+    expect(metrics).toContain('persisto_calls_total{service="persisto.v1.DatabaseService",method="Read"');
+    expect(metrics).toContain("process_cpu_seconds_total");
+
     const healthcheck = () => {
       const environment = { ...process.env, SERVER_PORT: String(server.port) };
       return spawnSync(process.execPath, [join(dist, "healthcheck.js")], { env: environment, timeout: 10_000 }).status;

@@ -1,0 +1,15 @@
+/** Log lines for people. A module of its own, so that it is loaded for terminals only. */
+import type { DestinationStream } from "pino";
+import { prettyFactory } from "pino-pretty";
+
+export function prettyOn(output: DestinationStream): DestinationStream {
+  const pretty = prettyFactory({
+    colorize: true,
+    messageKey: "message",
+    errorLikeObjectKeys: ["error"],
+    levelKey: "level",
+    ignore: "pid",
+    translateTime: "SYS:HH:MM:ss.l",
+  });
+  return { write: (line) => output.write(pretty(line)) };
+}
