@@ -201,6 +201,13 @@ export class Catalog {
     return this.#database.prepare("SELECT id FROM databases").pluck().all() as string[];
   }
 
+  faultedIds(): string[] {
+    return this.#database
+      .prepare("SELECT id FROM databases WHERE state = ?")
+      .pluck()
+      .all(stateCodes.faulted) as string[];
+  }
+
   put(row: CatalogRow): void {
     const before = this.#get.get(row.id) as Stored | undefined;
     this.#put.run(storedOf(row));

@@ -84,7 +84,14 @@ export class Folder {
       await this.#fileSystem.remove(path);
       throw error;
     }
-    await this.#fileSystem.flushFolder(this.#root);
+    try {
+      await this.#fileSystem.flushFolder(this.#root);
+    } catch (error) {
+      // Whether the name would last is not known: back, or the next start finds a database that nobody was told of.
+      await this.#fileSystem.rename(this.#path(facts.id), path);
+      await this.#fileSystem.remove(path);
+      throw error;
+    }
   }
 
   /** Takes the name away: from here on the database is gone, whatever happens. Returns what frees its files. */

@@ -248,7 +248,8 @@ class LocalEngine implements Engine {
     minPosition: Position | undefined,
     options: CallOptions,
   ): Promise<EngineAnswer> {
-    const database = this.#enterPresent(id) ?? (await this.#enter(id));
+    const entered = this.#enter(id);
+    const database = entered instanceof HostedDatabase ? entered : await entered;
     return database.read(statement, minPosition, options);
   }
 
@@ -258,7 +259,8 @@ class LocalEngine implements Engine {
     minPosition: Position | undefined,
     options: QueryOptions,
   ): Promise<EngineQuery> {
-    const database = this.#enterPresent(id) ?? (await this.#enter(id));
+    const entered = this.#enter(id);
+    const database = entered instanceof HostedDatabase ? entered : await entered;
     return database.query(statement, minPosition, options);
   }
 
@@ -270,7 +272,7 @@ class LocalEngine implements Engine {
     options: CallOptions,
   ): Promise<EngineTransaction> {
     const { limits, clock, log } = this.#host;
-    const database = this.#enterPresent(id) ?? (await this.#enter(id));
+    const database = await this.#enter(id);
     try {
       const { snapshot, transaction } = await database.begin(readWrite, minPosition, options);
       const held = new HeldTransaction({
@@ -327,28 +329,24 @@ class LocalEngine implements Engine {
     options: CallOptions,
     record: RequestRecord | undefined,
   ): Promise<EngineAnswer> {
-    const database = this.#enterPresent(id) ?? (await this.#enter(id));
+    const entered = this.#enter(id);
+    const database = entered instanceof HostedDatabase ? entered : await entered;
     return database.write(kind, bytes, durability, options, record);
   }
 
-  /** The usual case of `#enter`, without a promise: the handle is there. */
-  #enterPresent(id: string): HostedDatabase | undefined {
-    const database = this.#hosted.get(id);
-    if (database === undefined || this.#isClosing) return undefined;
-    database.enter();
-    return database;
-  }
-
-  /** A handle in use: `leave` is the caller's, or of the method that is called on it. */
-  async #enter(id: string): Promise<HostedDatabase> {
-    for (;;) {
-      this.#refuseWhenClosing();
-      const present = this.#enterPresent(id);
-      if (present !== undefined) return present;
-      const leaving = this.#leaving.get(id);
-      if (leaving === undefined) break;
-      await leaving;
+  /**
+   * A handle in use: `leave` is the caller's, or of the method that is called on it. At once unless the database is just
+   * being closed, so that calls that come one after another go in one after another.
+   */
+  #enter(id: string): HostedDatabase | Promise<HostedDatabase> {
+    if (this.#isClosing) throw new Failure("SHUTTING_DOWN");
+    const present = this.#hosted.get(id);
+    if (present !== undefined) {
+      present.enter();
+      return present;
     }
+    const leaving = this.#leaving.get(id);
+    if (leaving !== undefined) return leaving.then(() => this.#enter(id));
     if (this.#deleting.has(id)) throw databaseNotFound(id);
     const database = new HostedDatabase(this.#host, this.#row(id));
     database.enter();

@@ -27,7 +27,9 @@ export async function reconcile(context: ReconcileContext): Promise<void> {
   const found = new Set(ids);
   const known = new Set(catalog.ids());
   const gone = [...known].filter((id) => !found.has(id));
-  const toInspect = catalog.wasClean ? ids.filter((id) => !known.has(id)) : ids;
+  // A database that was stopped gets another chance with every start.
+  const stopped = new Set(catalog.faultedIds());
+  const toInspect = catalog.wasClean ? ids.filter((id) => !known.has(id) || stopped.has(id)) : ids;
 
   const rows: CatalogRow[] = [];
   let at = 0;

@@ -1,0 +1,513 @@
+/** Calls on databases: positions, durability, checkpoints, what is kept open, and the end. */
+import { mkdirSync, readdirSync, rmSync, statSync } from "node:fs";
+import { join } from "node:path";
+import { describe, expect, it } from "vitest";
+import { systemClock } from "../../src/clock.ts";
+import { Catalog } from "../../src/engine/catalog.ts";
+import { type FileSystem, nodeFileSystem } from "../../src/engine/file-system.ts";
+import { CallCancelled, type Cancel } from "../../src/sqlite/executor.ts";
+import { ManualClock } from "../support/manual-clock.ts";
+import { temporaryFolders } from "../support/temporary-folder.ts";
+import { statement } from "./fixtures.ts";
+import { openScene, rowsOf } from "./scene.ts";
+import { failureOf, testRow, until } from "./support.ts";
+
+const newFolder = temporaryFolders();
+const walPath = (directoryPath: string, id: string) => join(directoryPath, "databases", id, "db.sqlite-wal");
+
+/** A cancel that a test fires. */
+function manualCancel(): Cancel & { fire(): void } {
+  let listener: (() => void) | undefined;
+  let cancelled = false;
+  return {
+    get cancelled() {
+      return cancelled;
+    },
+    onCancel(given) {
+      listener = given;
+      return () => {
+        listener = undefined;
+      };
+    },
+    fire() {
+      cancelled = true;
+      listener?.();
+    },
+  };
+}
+
+describe("positions", () => {
+  it("grow by one with every call that commits, and with no other", async () => {
+    const scene = await openScene({ directoryPath: newFolder() });
+    await scene.create("a");
+    const sequences = [];
+    for (const sql of [
+      "CREATE TABLE t (x)",
+      "INSERT INTO t VALUES (1)",
+      "SELECT 1",
+      "UPDATE t SET x = 2 WHERE x = 5",
+      "DELETE FROM t",
+    ]) {
+      sequences.push((await scene.run("a", sql)).position.sequence);
+    }
+    expect(sequences).toEqual([1n, 2n, 2n, 2n, 3n]);
+    await failureOf(scene.run("a", "INSERT INTO missing VALUES (1)"), "SQL_INVALID");
+    const read = await scene.engine.read("a", statement("SELECT 1"), undefined, scene.options());
+    expect(read.position.sequence).toBe(3n);
+    expect(scene.engine.position("a")).toEqual(read.position);
+    await scene.close();
+  });
+
+  it("of a read are a lower bound of what it saw, under load", async () => {
+    const scene = await openScene({ directoryPath: newFolder() });
+    await scene.create("a");
+    await scene.run("a", "CREATE TABLE t (x)");
+    await Promise.all([
+      (async () => {
+        for (let write = 0; write < 200; write++) await scene.run("a", "INSERT INTO t VALUES (1)");
+      })(),
+      (async () => {
+        for (let read = 0; read < 200; read++) {
+          const answer = await scene.engine.read("a", statement("SELECT count(*) FROM t"), undefined, scene.options());
+          expect(Number(rowsOf(answer.body)[0]?.[0])).toBeGreaterThanOrEqual(Number(answer.position.sequence) - 1);
+        }
+      })(),
+    ]);
+    await scene.close();
+  });
+
+  it("never go back: not when the handle is dropped, not over a clean end, not over a lost catalog", async () => {
+    const directoryPath = newFolder();
+    let scene = await openScene({ directoryPath, limits: { openDatabaseCountMax: 1 } });
+    await scene.create("a");
+    await scene.create("b");
+    let { position } = await scene.run("a", "CREATE TABLE t (x)");
+    for (let round = 0; round < 5; round++) {
+      await scene.run("b", "CREATE TABLE IF NOT EXISTS t (x)");
+      expect(scene.engine.position("a")).toEqual(position);
+      const next = (await scene.run("a", "INSERT INTO t VALUES (1)")).position;
+      expect(next.sequence).toBe(position.sequence + 1n);
+      position = next;
+    }
+    await scene.close();
+    scene = await openScene({ directoryPath });
+    expect(scene.engine.position("a")).toEqual(position);
+    expect((await scene.run("a", "INSERT INTO t VALUES (1)")).position.sequence).toBe(position.sequence + 1n);
+    position = scene.engine.position("a");
+    await scene.close();
+    for (const name of readdirSync(directoryPath)) if (name.startsWith("catalog")) rmSync(join(directoryPath, name));
+    scene = await openScene({ directoryPath });
+    const found = scene.engine.position("a");
+    expect(found.lineage).toBe(position.lineage);
+    expect(found.sequence).toBeGreaterThanOrEqual(position.sequence);
+    expect((await scene.run("a", "INSERT INTO t VALUES (1)")).position.sequence).toBeGreaterThan(found.sequence);
+    await scene.close();
+  });
+
+  it("that are not reached yet are waited for", async () => {
+    const clock = new ManualClock();
+    const scene = await openScene({ directoryPath: newFolder(), clock });
+    await scene.create("a");
+    const { lineage } = (await scene.run("a", "CREATE TABLE t (x)")).position;
+    const read = scene.engine.read(
+      "a",
+      statement("SELECT count(*) FROM t"),
+      { lineage, sequence: 3n },
+      scene.options(),
+    );
+    await scene.run("a", "INSERT INTO t VALUES (1)");
+    await scene.run("a", "INSERT INTO t VALUES (1)");
+    expect(rowsOf((await read).body)).toEqual([[2]]);
+    const wish = { lineage, sequence: 10n };
+    const late = failureOf(
+      scene.engine.read("a", statement("SELECT 1"), wish, scene.options()),
+      "POSITION_NOT_REACHED",
+    );
+    const clipped = failureOf(
+      scene.engine.query("a", statement("SELECT 1"), wish, {
+        ...scene.options({ ms: 10 }),
+        chunkRowsMax: 1,
+        chunkBytesMax: 1,
+      }),
+      "POSITION_NOT_REACHED",
+    );
+    clock.advance(10);
+    expect((await clipped).facts).toEqual({ database: "a", sequence: "10", current: "3" });
+    clock.advance(4990);
+    expect((await late).retryAfterMs).toBeGreaterThan(0);
+    await scene.close();
+  });
+
+  it("are waited for by so many at most, and no longer than the caller is there", async () => {
+    const clock = new ManualClock();
+    const scene = await openScene({ directoryPath: newFolder(), clock, limits: { positionWaitCountMax: 1 } });
+    const { lineage } = (await scene.create("a")).position;
+    const wish = { lineage, sequence: 2n ** 63n };
+    const cancel = manualCancel();
+    const waiting = scene.engine.read("a", statement("SELECT 1"), wish, scene.options({ cancel }));
+    await failureOf(scene.engine.read("a", statement("SELECT 1"), wish, scene.options()), "DATABASE_BUSY");
+    cancel.fire();
+    await expect(waiting).rejects.toBeInstanceOf(CallCancelled);
+    await scene.close();
+  });
+
+  it("of another lineage are refused", async () => {
+    const scene = await openScene({ directoryPath: newFolder() });
+    const { position } = await scene.create("a");
+    const other = { lineage: "0".repeat(16), sequence: 0n };
+    const failure = await failureOf(
+      scene.engine.read("a", statement("SELECT 1"), other, scene.options()),
+      "LINEAGE_CHANGED",
+    );
+    expect(failure.facts["lineage"]).toBe(position.lineage);
+    await failureOf(scene.engine.begin("a", false, 0, other, scene.options()), "LINEAGE_CHANGED");
+    await scene.close();
+  });
+});
+
+describe("durability", () => {
+  /** Flushes wait until they are let go, or made to fail. */
+  function heldFlushes() {
+    const held: PromiseWithResolvers<void>[] = [];
+    const fileSystem: FileSystem = {
+      ...nodeFileSystem,
+      async flush(descriptor) {
+        const hold = Promise.withResolvers<void>();
+        held.push(hold);
+        await hold.promise;
+        await nodeFileSystem.flush(descriptor);
+      },
+    };
+    return { held, fileSystem };
+  }
+
+  it("LOCAL answers after the flush that began after its commit; COMMITTED does not wait", async () => {
+    const { held, fileSystem } = heldFlushes();
+    const scene = await openScene({ directoryPath: newFolder(), fileSystem });
+    await scene.create("a");
+    await scene.run("a", "CREATE TABLE t (x)", "committed");
+    expect(held).toHaveLength(0);
+    const seen: string[] = [];
+    const write = (name: string) => scene.run("a", "INSERT INTO t VALUES (1)", "local").then(() => seen.push(name));
+    const first = write("first");
+    await until(() => held.length === 1);
+    const second = write("second");
+    await until(() => scene.engine.position("a").sequence === 3n);
+    expect(seen).toEqual([]);
+    held[0]?.resolve();
+    await first;
+    await until(() => held.length === 2);
+    expect(seen).toEqual(["first"]);
+    // Reads see what is committed, flushed or not.
+    expect(await scene.rows("a", "SELECT count(*) FROM t")).toEqual([[2]]);
+    held[1]?.resolve();
+    await second;
+    expect(scene.engine.stats().flushes).toBe(2);
+    // Nothing was committed: nothing is to be flushed.
+    await scene.run("a", "SELECT 1", "local");
+    const closed = scene.close();
+    await until(() => held.length === 3);
+    held[2]?.resolve();
+    await closed;
+  });
+
+  it("LOCAL of a repeated request is flushed too, though it commits nothing", async () => {
+    const { held, fileSystem } = heldFlushes();
+    const scene = await openScene({ directoryPath: newFolder(), fileSystem });
+    await scene.create("a");
+    await scene.run("a", "CREATE TABLE t (x)");
+    const record = { id: "ab".repeat(16), method: "Execute", hash: "h" };
+    const write = (durability: "committed" | "local") => scene.run("a", "INSERT INTO t VALUES (1)", durability, record);
+    const first = await write("committed");
+    const repeat = write("local");
+    await until(() => held.length === 1);
+    held[0]?.resolve();
+    expect((await repeat).body).toEqual(first.body);
+    expect(await scene.rows("a", "SELECT count(*) FROM t")).toEqual([[1]]);
+    for (const hold of held) hold.resolve();
+    const closed = scene.close();
+    await until(() => held.length === 2);
+    held[1]?.resolve();
+    await closed;
+  });
+
+  it("REMOTE is refused before anything runs", async () => {
+    const scene = await openScene({ directoryPath: newFolder() });
+    await scene.create("a");
+    const failure = await failureOf(scene.run("a", "CREATE TABLE t (x)", "remote"), "STAGE_NOT_CONFIGURED");
+    expect(failure.facts).toEqual({ stage: "remote" });
+    expect(await scene.rows("a", "SELECT count(*) FROM sqlite_schema WHERE name = 't'")).toEqual([[0]]);
+    await scene.close();
+  });
+
+  it("a flush that fails stops the database for good, and only that one", async () => {
+    const directoryPath = newFolder();
+    const { held, fileSystem } = heldFlushes();
+    let scene = await openScene({ directoryPath, fileSystem });
+    await scene.create("a");
+    await scene.create("b");
+    const first = failureOf(scene.run("a", "CREATE TABLE t (x)", "local"), "DATABASE_FAULTED");
+    await until(() => held.length === 1);
+    const second = failureOf(scene.run("a", "CREATE TABLE u (x)", "local"), "DATABASE_FAULTED");
+    await until(() => scene.engine.position("a").sequence === 2n);
+    held[0]?.reject(Object.assign(new Error("EIO"), { code: "EIO" }));
+    expect((await first).facts["database"]).toBe("a");
+    await second;
+    await failureOf(scene.run("a", "SELECT 1"), "DATABASE_FAULTED");
+    await failureOf(scene.rows("a", "SELECT 1"), "DATABASE_FAULTED");
+    await failureOf(scene.engine.begin("a", true, 0, undefined, scene.options()), "DATABASE_FAULTED");
+    expect(held).toHaveLength(1);
+    expect((await scene.engine.getDatabase("a")).state).toBe("faulted");
+    expect((await scene.list({ filter: "state = DATABASE_STATE_FAULTED" })).databases.map((each) => each.id)).toEqual([
+      "a",
+    ]);
+    expect(scene.lines.filter((line) => line.level === "error").map((line) => line.facts["database"])).toEqual(["a"]);
+    const other = scene.run("b", "CREATE TABLE t (x)", "local");
+    await until(() => held.length === 2);
+    held[1]?.resolve();
+    await other;
+    const closed = scene.close();
+    await until(() => held.length === 3);
+    held[2]?.resolve();
+    await closed;
+    scene = await openScene({ directoryPath });
+    expect((await scene.engine.getDatabase("a")).state).toBe("ready");
+    await scene.close();
+  });
+
+  it("a stopped database stays so when its handle is dropped", async () => {
+    const { held, fileSystem } = heldFlushes();
+    const scene = await openScene({ directoryPath: newFolder(), fileSystem, limits: { openDatabaseCountMax: 1 } });
+    for (const id of ["a", "b", "c"]) await scene.create(id);
+    const write = failureOf(scene.run("a", "CREATE TABLE t (x)", "local"), "DATABASE_FAULTED");
+    await until(() => held.length === 1);
+    held[0]?.reject(new Error("EIO"));
+    await write;
+    for (const id of ["b", "c", "b", "c"]) await scene.rows(id, "SELECT 1");
+    expect(scene.engine.stats().openDatabases).toBeLessThanOrEqual(2);
+    await failureOf(scene.run("a", "SELECT 1"), "DATABASE_FAULTED");
+    await scene.close();
+  });
+
+  it("a reservation that cannot be written refuses the write before it runs", async () => {
+    const directoryPath = newFolder();
+    let scene = await openScene({ directoryPath });
+    await scene.create("a");
+    await scene.run("a", "CREATE TABLE t (x)");
+    await scene.close();
+    rmSync(join(directoryPath, "catalog.sqlite"));
+    let broken = true;
+    const fileSystem: FileSystem = {
+      ...nodeFileSystem,
+      async rename(from, to) {
+        if (broken) throw Object.assign(new Error("ENOSPC"), { code: "ENOSPC" });
+        await nodeFileSystem.rename(from, to);
+      },
+    };
+    scene = await openScene({ directoryPath, fileSystem });
+    await failureOf(scene.run("a", "INSERT INTO t VALUES (1)"), "STAGE_FULL");
+    expect(await scene.rows("a", "SELECT count(*) FROM t")).toEqual([[0]]);
+    broken = false;
+    await scene.run("a", "INSERT INTO t VALUES (1)");
+    await scene.close();
+  });
+});
+
+describe("checkpoints", () => {
+  it("bound the WAL under writes without pause, and nothing is lost by them", async () => {
+    const directoryPath = newFolder();
+    const scene = await openScene({ directoryPath, limits: { checkpointFrames: 100, checkpointPauseFrames: 400 } });
+    await scene.create("a");
+    await scene.run("a", "CREATE TABLE t (x, y)");
+    let walBytesMax = 0;
+    const endAtMs = systemClock.now() + 3000;
+    let rows = 0;
+    await Promise.all(
+      Array.from({ length: 8 }, async () => {
+        while (rows < 4000 && systemClock.now() < endAtMs) {
+          rows++;
+          await scene.run("a", "INSERT INTO t VALUES (1, randomblob(3000))");
+          walBytesMax = Math.max(walBytesMax, statSync(walPath(directoryPath, "a")).size);
+        }
+      }),
+    );
+    expect(rows).toBeGreaterThan(500);
+    expect(walBytesMax).toBeLessThan(2 * 400 * 4120);
+    expect(scene.engine.stats().checkpoints).toBeGreaterThan(3);
+    expect(await scene.rows("a", "SELECT count(*) FROM t")).toEqual([[rows]]);
+    await scene.close();
+  });
+
+  it("empty a large WAL only when the database is idle for a while", async () => {
+    const directoryPath = newFolder();
+    const clock = new ManualClock();
+    const scene = await openScene({ directoryPath, clock, limits: { checkpointFrames: 10 } });
+    await scene.create("a");
+    await scene.run("a", "CREATE TABLE t (x)");
+    for (let write = 0; write < 30; write++) await scene.run("a", "INSERT INTO t VALUES (randomblob(5000))");
+    const size = () => statSync(walPath(directoryPath, "a")).size;
+    clock.advance(4000);
+    await scene.run("a", "INSERT INTO t VALUES (1)");
+    await until(() => scene.engine.stats().checkpoints > 0);
+    expect(size()).toBeGreaterThan(0);
+    clock.advance(5000);
+    await until(() => scene.engine.stats().walBytes === 0);
+    expect(size()).toBe(0);
+    await scene.run("a", "INSERT INTO t VALUES (1)", "local");
+    expect(await scene.rows("a", "SELECT count(*) FROM t")).toEqual([[32]]);
+    await scene.close();
+  });
+
+  it("cannot help while a long read goes on: then writes are refused before the WAL grows without end", async () => {
+    const scene = await openScene({
+      directoryPath: newFolder(),
+      limits: { checkpointFrames: 10, checkpointPauseFrames: 20, walFramesMax: 60 },
+    });
+    await scene.create("a");
+    await scene.run("a", "CREATE TABLE t (x)");
+    await scene.run("a", `INSERT INTO t SELECT value FROM json_each('[${Array(1000).fill(1)}]')`);
+    const { cursor } = await scene.engine.query("a", statement("SELECT x FROM t"), undefined, {
+      ...scene.options(),
+      chunkRowsMax: 1,
+      chunkBytesMax: 65_536,
+    });
+    let refused: unknown;
+    for (let write = 0; write < 1000 && refused === undefined; write++) {
+      await scene.run("a", "INSERT INTO t VALUES (randomblob(9000))").catch((error: unknown) => {
+        refused = error;
+      });
+    }
+    expect(refused).toMatchObject({ reason: "DATABASE_BUSY", retryAfterMs: expect.any(Number) });
+    await scene.rows("a", "SELECT 1");
+    cursor.close();
+    let wrote = false;
+    await until(() => {
+      scene.run("a", "INSERT INTO t VALUES (1)").then(
+        () => (wrote = true),
+        () => undefined,
+      );
+      return wrote;
+    });
+    await scene.close();
+  });
+});
+
+describe("handles", () => {
+  it("are bounded, and far more databases than that can be used in turn", async () => {
+    const scene = await openScene({ directoryPath: newFolder(), limits: { openDatabaseCountMax: 4 } });
+    const ids = Array.from({ length: 20 }, (_, number) => `d${number}`);
+    for (const id of ids) {
+      await scene.create(id);
+      await scene.run(id, "CREATE TABLE t (x)");
+    }
+    for (let round = 0; round < 3; round++) {
+      for (const id of ids) await scene.run(id, "INSERT INTO t VALUES (1)");
+      expect(scene.engine.stats().openDatabases).toBeLessThanOrEqual(4);
+    }
+    for (const id of ids) expect(await scene.rows(id, "SELECT count(*) FROM t")).toEqual([[3]]);
+    await Promise.all(ids.map((id) => scene.run(id, "INSERT INTO t VALUES (1)", "local")));
+    await scene.close();
+  });
+
+  it("in use are never dropped", async () => {
+    const scene = await openScene({ directoryPath: newFolder(), limits: { openDatabaseCountMax: 2 } });
+    for (const id of ["a", "b", "c", "d"]) await scene.create(id);
+    const transaction = await scene.engine.begin("a", true, 0, undefined, scene.options());
+    await transaction.execute(statement("CREATE TABLE t (x)"), scene.options());
+    for (let round = 0; round < 5; round++) for (const id of ["b", "c", "d"]) await scene.rows(id, "SELECT 1");
+    expect(transaction.isOpen).toBe(true);
+    await transaction.commit("local", scene.options());
+    expect(await scene.rows("a", "SELECT count(*) FROM t")).toEqual([[0]]);
+    await scene.close();
+  });
+
+  it("of databases that are only known cost nothing: 10,000 are ready within a second", async () => {
+    const directoryPath = newFolder();
+    await (await openScene({ directoryPath })).close();
+    const catalog = Catalog.open(directoryPath);
+    const ids = [...Array.from({ length: 10_000 }, (_, number) => `d${number}`), "seed"];
+    for (const id of ids) mkdirSync(join(directoryPath, "databases", id));
+    catalog.inTransaction(() => {
+      for (const id of ids) catalog.put(testRow(id));
+    });
+    catalog.close(true);
+    // Processor time: other tests may run on the same machine.
+    const start = process.cpuUsage();
+    const scene = await openScene({ directoryPath, limits: { listScanCountMax: 4000 } });
+    const { user, system } = process.cpuUsage(start);
+    expect((user + system) / 1000).toBeLessThan(1000);
+    expect(scene.engine.stats()).toMatchObject({ databases: 10_001, openDatabases: 0 });
+    // A filter that nothing meets looks at so many and goes on with a token.
+    let pageToken = "";
+    let pages = 0;
+    const found: string[] = [];
+    do {
+      const page = await scene.list({ filter: "id = seed", pageToken });
+      found.push(...page.databases.map((each) => each.id));
+      pageToken = page.nextPageToken;
+      pages++;
+    } while (pageToken !== "");
+    expect([pages, found]).toEqual([3, ["seed"]]);
+    await scene.close();
+  });
+});
+
+describe("close", () => {
+  it("refuses new calls, lets those that run end, and leaves everything in order", async () => {
+    const directoryPath = newFolder();
+    const scene = await openScene({ directoryPath });
+    await scene.create("a");
+    await scene.run("a", "CREATE TABLE t (x)");
+    const running = Array.from({ length: 20 }, () => scene.run("a", "INSERT INTO t VALUES (1)", "local"));
+    const closed = scene.engine.close();
+    await failureOf(scene.run("a", "SELECT 1"), "SHUTTING_DOWN");
+    await failureOf(scene.create("b"), "SHUTTING_DOWN");
+    await failureOf(scene.list(), "SHUTTING_DOWN");
+    await failureOf(scene.engine.getDatabase("a"), "SHUTTING_DOWN");
+    await Promise.all(running);
+    await closed;
+    await scene.engine.close();
+    await scene.executors.close(0);
+    expect(statSync(walPath(directoryPath, "a")).size).toBe(0);
+    const again = await openScene({ directoryPath });
+    expect(again.lines).toEqual([]);
+    expect(await again.rows("a", "SELECT count(*) FROM t")).toEqual([[20]]);
+    expect(again.engine.position("a").sequence).toBe(21n);
+    await again.close();
+  });
+
+  it("ends a transaction that does not end by itself, without its changes", async () => {
+    const directoryPath = newFolder();
+    const clock = new ManualClock();
+    const scene = await openScene({ directoryPath, clock });
+    await scene.create("a");
+    await scene.run("a", "CREATE TABLE t (x)");
+    const transaction = await scene.engine.begin("a", true, 0, undefined, scene.options());
+    await transaction.execute(statement("INSERT INTO t VALUES (1)"), scene.options());
+    const expired: unknown[] = [];
+    transaction.onExpired((failure) => expired.push(failure));
+    const closed = scene.close();
+    clock.advance(1000);
+    await closed;
+    expect(expired).toMatchObject([{ reason: "SHUTTING_DOWN" }]);
+    await failureOf(transaction.execute(statement("SELECT 1"), scene.options()), "SHUTTING_DOWN");
+    const again = await openScene({ directoryPath });
+    expect(await again.rows("a", "SELECT count(*) FROM t")).toEqual([[0]]);
+    await again.close();
+  });
+
+  it("sets no timer but the one", async () => {
+    const clock = new ManualClock();
+    const scene = await openScene({ directoryPath: newFolder(), clock });
+    expect(clock.timerCount).toBe(1);
+    for (const id of ["a", "b", "c"]) {
+      await scene.create(id);
+      await scene.run(id, "CREATE TABLE t (x)", "local");
+    }
+    // The executors tick while they have work, and a little longer.
+    clock.advance(100);
+    expect(clock.timerCount).toBe(1);
+    await scene.close();
+    expect(clock.timerCount).toBe(0);
+  });
+});

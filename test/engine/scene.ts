@@ -1,0 +1,107 @@
+/** An engine on a fresh folder, with executors in this process. */
+import { randomBytes } from "node:crypto";
+import { fromBinary } from "@bufbuild/protobuf";
+import { ExecuteResponseSchema } from "../../gen/persisto/v1/database_service_pb.js";
+import { type Clock, systemClock } from "../../src/clock.ts";
+import type {
+  CreateDatabaseInput,
+  DatabaseInfo,
+  DurabilityLevel,
+  Engine,
+  EngineAnswer,
+  ListDatabasesInput,
+} from "../../src/engine/engine.ts";
+import type { FileSystem } from "../../src/engine/file-system.ts";
+import { openEngine } from "../../src/engine/local-engine.ts";
+import type { EngineLimits } from "../../src/engine/options.ts";
+import type { CallOptions, Executors, RequestRecord } from "../../src/sqlite/executor.ts";
+import { startInProcessExecutors } from "../../src/sqlite/in-process.ts";
+import { executorLimits, statement, testLimits } from "./fixtures.ts";
+
+export interface SceneOptions {
+  readonly directoryPath: string;
+  readonly limits?: Partial<EngineLimits>;
+  readonly fileSystem?: FileSystem;
+  readonly clock?: Clock;
+}
+
+export interface LogLine {
+  readonly level: string;
+  readonly message: string;
+  readonly facts: Readonly<Record<string, unknown>>;
+}
+
+export interface Scene {
+  readonly engine: Engine;
+  readonly executors: Executors;
+  readonly lines: LogLine[];
+  /** Options of a call with a deadline of `ms`. */
+  options(change?: Partial<CallOptions> & { readonly ms?: number }): CallOptions;
+  create(id: string, change?: Partial<CreateDatabaseInput>): Promise<DatabaseInfo>;
+  run(id: string, sql: string, durability?: DurabilityLevel, record?: RequestRecord): Promise<EngineAnswer>;
+  /** Values of the rows of a read, integers as numbers. */
+  rows(id: string, sql: string): Promise<unknown[][]>;
+  list(change?: Partial<ListDatabasesInput>): ReturnType<Engine["listDatabases"]>;
+  close(): Promise<void>;
+}
+
+export function rowsOf(body: Uint8Array): unknown[][] {
+  const { result } = fromBinary(ExecuteResponseSchema, body);
+  if (result?.data.case !== "rowBatch") throw new Error("no rows");
+  return result.data.value.rows.map((row) =>
+    row.values.map(({ kind }) => (kind.case === "integer" ? Number(kind.value) : kind.value)),
+  );
+}
+
+export async function openScene(given: SceneOptions): Promise<Scene> {
+  const clock = given.clock ?? systemClock;
+  const lines: LogLine[] = [];
+  const executors = await startInProcessExecutors({
+    limits: executorLimits,
+    clock,
+    random: Math.random,
+    log: (level, message, facts) => lines.push({ level, message, facts }),
+  });
+  const engine = await openEngine({
+    directoryPath: given.directoryPath,
+    executors,
+    clock,
+    random: (byteCount) => randomBytes(byteCount),
+    log: (level, message, facts) => lines.push({ level, message, facts }),
+    limits: { ...testLimits, ...given.limits },
+    ...(given.fileSystem === undefined ? {} : { fileSystem: given.fileSystem }),
+  });
+  const options: Scene["options"] = ({ ms = 10_000, ...change } = {}) => ({
+    columns: false,
+    scope: 0,
+    resultBytesMax: 2 * 1024 * 1024,
+    deadlineAtMs: clock.now() + ms,
+    deadlineSource: "server",
+    cancel: undefined,
+    ...change,
+  });
+  return {
+    engine,
+    executors,
+    lines,
+    options,
+    create: (id, change = {}) =>
+      engine.createDatabase({
+        id,
+        labels: {},
+        initialStage: undefined,
+        foreignKeys: true,
+        allowExisting: false,
+        request: undefined,
+        ...change,
+      }),
+    run: (id, sql, durability = "committed", record) =>
+      engine.execute(id, statement(sql), durability, options(), record),
+    rows: async (id, sql) => rowsOf((await engine.read(id, statement(sql), undefined, options())).body),
+    list: (change = {}) => engine.listDatabases({ pageSize: 0, pageToken: "", filter: "", orderBy: "", ...change }),
+    async close() {
+      await engine.close();
+      await executors.close(1000);
+    },
+  };
+}
