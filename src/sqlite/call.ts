@@ -38,6 +38,8 @@ export class Call {
   /** Where it was sent last. */
   ranIn: Pipeline | undefined;
   settled = false;
+  /** Calls in the order of their arrival. */
+  order = 0;
   /** The server wants it to end: it was cancelled, or its time is over. */
   stopCause: "cancel" | "deadline" | undefined;
   stoppedAtMs = 0;

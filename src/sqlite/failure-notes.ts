@@ -81,9 +81,9 @@ export function noteOfNative(failure: NativeFailure, context: FailureContext): F
       return note("PARAMETERS_MISMATCH", {
         problem: sqliteMessage,
         ...(failure.parameter === "" ? {} : { parameter: failure.parameter }),
-        ...(failure.expected >= 0 && failure.parameter === ""
-          ? { expected: `${failure.expected}`, actual: `${failure.actual}` }
-          : {}),
+        ...(failure.expected === failure.actual
+          ? {}
+          : { expected: `${failure.expected}`, actual: `${failure.actual}` }),
       });
     case FAILED_SIZE:
       return note("RESULT_TOO_LARGE", { limitBytes: `${context.resultBytesMax}` });

@@ -146,6 +146,9 @@ interface CurrentCall {
 
 const nothing = Buffer.alloc(0);
 
+/** Whose buffer the native library has: a process may have several hosts. */
+let lender: Host | undefined;
+
 export class Host {
   readonly #Database: typeof Database;
   readonly #native: Native;
@@ -188,7 +191,6 @@ export class Host {
     this.#write = options.write;
     this.#connections = new Connections(options.Database, options.native, options.limits);
     this.#answers = new Answers((parts) => this.#write(parts));
-    this.#native.output(this.#answers.lent);
     this.#native.memoryLimit(options.limits.executorMemoryBytesMax);
   }
 
@@ -201,6 +203,7 @@ export class Host {
 
   /** Takes what the server sent; throws when it is no protocol. */
   receive(chunk: Buffer): void {
+    this.#lend();
     this.#receivedAtMs = this.#clock.now();
     this.#reader.push(chunk);
     this.#flush();
@@ -213,6 +216,13 @@ export class Host {
     for (const query of [...this.#queries.values()]) this.#endQuery(query);
     for (const [id, transaction] of [...this.#transactions]) this.#endTransaction(id, transaction);
     this.#connections.closeAll();
+  }
+
+  /** The native library writes to one buffer a process. */
+  #lend(): void {
+    if (lender === this) return;
+    lender = this;
+    this.#native.output(this.#answers.lent);
   }
 
   #flush(): void {
@@ -668,6 +678,7 @@ export class Host {
   #chunk(query: Query): void {
     query.waiting = false;
     if (!this.#queries.has(query.id)) return;
+    this.#lend();
     this.#receivedAtMs = this.#clock.now();
     query.database.lastUsedMs = this.#receivedAtMs;
     const leftMs = query.deadlineAtMs - this.#receivedAtMs;

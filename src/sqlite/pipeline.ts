@@ -82,12 +82,13 @@ export interface Remains {
 export class Pipeline {
   /** Its place among the executors that take calls; -1 for the spare one. */
   slot: number;
-  readonly startedAtMs: number;
   /** Calls for this executor that were not sent yet. */
   readonly waiting = new FairQueue<PoolDatabase, Call>();
   readonly transactions = new Map<number, PoolTransaction>();
   readonly queries = new Map<number, PoolQuery>();
   state: "starting" | "ready" | "dead" = "starting";
+  /** It has taken calls at some time. */
+  wasReady = false;
   /** Its first call has been running for too long: nothing goes there that can go elsewhere. */
   stalled = false;
   /** A transaction or query has been open for long: others prefer to be elsewhere. */
@@ -119,7 +120,6 @@ export class Pipeline {
 
   constructor(slot: number, nowMs: number, openLink: OpenLink, events: PipelineEvents) {
     this.slot = slot;
-    this.startedAtMs = nowMs;
     this.lastUsedMs = nowMs;
     this.#events = events;
     this.#link = openLink({
@@ -317,6 +317,7 @@ export class Pipeline {
         return;
       case ANSWER_HELLO:
         this.state = "ready";
+        this.wasReady = true;
         this.#events.ready(this, JSON.parse(body.toString("utf8")) as Hello);
         return;
       case ANSWER_STATUS:

@@ -68,10 +68,11 @@ const OWN_DEADLINE_MS = 30_000;
 /** How long a call whose database is busy waits before it tries again, told to callers as RetryInfo too. */
 const RETRY_AFTER_MS = 50;
 
-/** Restarts of executors that die young wait longer and longer. */
-const RESTART_DELAY_MS = 50;
+/** Restarts of executors that die before they take a call wait longer and longer. */
+const RESTART_DELAY_MS = 25;
 const RESTART_DELAY_MS_MAX = 5_000;
-const YOUNG_MS = 5_000;
+/** After this many the start of the pool is given up. */
+const FAILED_STARTS_MAX = 3;
 
 /** An executor above the minimum that had nothing to do for this long ends. */
 const SURPLUS_IDLE_MS = 60_000;
@@ -104,6 +105,7 @@ export class Pool implements Executors, PipelineEvents {
   /** Databases away from where their name puts them. */
   readonly #displaced = new Set<PoolDatabase>();
   #lastNumber = 0;
+  #lastOrder = 0;
   /** Calls that no executor could take. */
   readonly #unplaced = new FairQueue<PoolDatabase, Call>();
   /** Calls that found their database busy, for the next tick. */
@@ -112,7 +114,7 @@ export class Pool implements Executors, PipelineEvents {
   readonly #locked = new Set<PoolDatabase>();
   #stopTicking: (() => void) | undefined;
   #restarts = 0;
-  #youngDeaths = 0;
+  #failedStarts = 0;
   #starting: { resolve(): void; reject(error: Error): void } | undefined;
   #closing = false;
   #onEmpty: (() => void) | undefined;
@@ -470,6 +472,7 @@ export class Pool implements Executors, PipelineEvents {
       }
     }
     call.counted = counted;
+    call.order = ++this.#lastOrder;
     if (counted) database.callCount++;
     database.lastUsedMs = input.submittedAtMs;
     if (input.cancel !== undefined) {
@@ -514,7 +517,11 @@ export class Pool implements Executors, PipelineEvents {
 
   #queueForLock(call: Call): void {
     const { database } = call.input;
-    database.lockQueue.push(call);
+    const { lockQueue } = database;
+    let place = lockQueue.length;
+    // One that had tried first is older than those that queued at once.
+    while (place > 0 && (lockQueue[place - 1] as Call).order > call.order) place--;
+    lockQueue.splice(place, 0, call);
     this.#locked.add(database);
   }
 
@@ -568,7 +575,7 @@ export class Pool implements Executors, PipelineEvents {
     if (op === OP_CHECKPOINT) return this.#placeCheckpoint(database);
     const home = this.#homeOf(database);
     const writes = takesLock(call) || op === OP_INSPECT || op === OP_CREATE;
-    if (home !== undefined && home.takesCalls && !(home.avoided && this.#isForeign(home, database))) return home;
+    if (home?.takesCalls && !(home.avoided && this.#isForeign(home, database))) return home;
     // Its writes are there, and the lock with them.
     if (writes && home !== undefined && this.#holdsHome(database, home)) return home;
     const other = this.#best(database, true) ?? this.#grow() ?? (home?.takesCalls ? home : this.#best(database, false));
@@ -718,7 +725,7 @@ export class Pool implements Executors, PipelineEvents {
       this.#replace(pipeline);
     }
     this.#bury(pipeline, how);
-    if (this.#starting !== undefined && this.#youngDeaths > DEATHS_MAX) {
+    if (this.#starting !== undefined && this.#failedStarts > FAILED_STARTS_MAX) {
       this.#starting.reject(new Error(`executors die as soon as they start: ${how}`));
       this.#starting = undefined;
     }
@@ -1010,14 +1017,12 @@ export class Pool implements Executors, PipelineEvents {
 
   /** Puts another executor into a dead one's place. */
   #replace(pipeline: Pipeline): void {
-    const nowMs = this.#clock.now();
-    if (nowMs - pipeline.startedAtMs < YOUNG_MS && pipeline.killedFor === undefined) this.#youngDeaths++;
-    else this.#youngDeaths = 0;
+    // One that never took a call says that the next one may fare no better.
+    this.#failedStarts = pipeline.wasReady ? 0 : this.#failedStarts + 1;
     const delayMs =
-      this.#youngDeaths <= DEATHS_MAX
+      this.#failedStarts === 0
         ? 0
-        : Math.min(RESTART_DELAY_MS_MAX, RESTART_DELAY_MS * 2 ** (this.#youngDeaths - DEATHS_MAX)) *
-          (0.5 + this.#random() / 2);
+        : Math.min(RESTART_DELAY_MS_MAX, RESTART_DELAY_MS * 2 ** this.#failedStarts) * (0.5 + this.#random() / 2);
     if (pipeline === this.#spare) {
       this.#spare = undefined;
       this.#later(delayMs, () => this.#keepSpare());
