@@ -1,6 +1,6 @@
 /** database.json: the facts that live with a database's files, so that a lost catalog can be made again. */
 import { dirname } from "node:path";
-import { z } from "zod";
+import * as z from "zod";
 import type { FileSystem } from "./file-system.ts";
 import { isDatabaseId } from "./names.ts";
 

@@ -1,5 +1,5 @@
 /** Kinds of settings: how the text of an environment variable becomes a checked value. */
-import { z } from "zod";
+import * as z from "zod";
 
 /** One environment variable: its name, what it accepts, and what stands in its place when it is unset or empty. */
 export interface Setting<T> {
