@@ -5,8 +5,11 @@ import type { Socket } from "node:net";
 import type { Clock } from "../clock.ts";
 import type { TransportLimits } from "./transport.ts";
 
-/** The largest id a client's stream can have: a GOAWAY with it refuses nothing and tells the client to move on. */
-const lastStreamIdMax = 2 ** 31 - 1;
+/**
+ * A GOAWAY frame with NO_ERROR and the largest id that a stream can have: it refuses nothing and tells the client to move
+ * on. Written by hand, because after Node's own `session.goaway()` new streams get no answer, whatever id was told.
+ */
+const goawayNotice = Buffer.from([0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0]);
 /** From the first GOAWAY to the one that counts: longer than a round trip. */
 export const goawayNoticeMs = 1_000;
 /** More pings than this in one look at the connections is a flood. */
@@ -20,6 +23,8 @@ export class Connection {
   draining = false;
   exchanges = 0;
   session: ServerHttp2Session | undefined = undefined;
+  /** Under the session: the TLS socket where there is one. Set when the session's first frames are out. */
+  #frameSocket: Socket | undefined = undefined;
   readonly #socket: Socket;
   readonly #clock: Clock;
   readonly #limits: TransportLimits;
@@ -45,9 +50,13 @@ export class Connection {
     this.#agesAtMs = age > 0 ? now + age * (0.9 + 0.2 * random()) : Number.POSITIVE_INFINITY;
   }
 
-  startHttp2(session: ServerHttp2Session): void {
+  startHttp2(session: ServerHttp2Session, socket: Socket): void {
     this.kind = "http2";
     this.session = session;
+    session.once("localSettings", () => {
+      this.#frameSocket = socket;
+      if (this.draining) this.#giveNotice();
+    });
     session.on("ping", () => this.#pings++);
   }
 
@@ -68,10 +77,7 @@ export class Connection {
   announceEnd(): void {
     if (this.draining) return;
     this.draining = true;
-    const session = this.session;
-    if (session !== undefined && !session.destroyed && !session.closed) {
-      session.goaway(constants.NGHTTP2_NO_ERROR, lastStreamIdMax);
-    }
+    this.#giveNotice();
   }
 
   /** Takes no new calls; closes when the last one is over. */
@@ -87,6 +93,12 @@ export class Connection {
   destroy(): void {
     this.session?.destroy();
     this.#socket.destroy();
+  }
+
+  #giveNotice(): void {
+    const { session } = this;
+    // Node hands whole frames to the socket, so another one fits between any two of its writes.
+    if (session !== undefined && !session.destroyed && !session.closed) this.#frameSocket?.write(goawayNotice);
   }
 
   /** Looks at all limits. */

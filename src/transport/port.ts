@@ -61,7 +61,7 @@ export async function openPort(
 
   const startHttp2 = (socket: Socket, connection: Connection) => {
     http2.once("session", (session) => {
-      connection.startHttp2(session);
+      connection.startHttp2(session, socket);
       session.setLocalWindowSize(connectionWindowBytes);
       session.on("stream", (stream: ServerHttp2Stream, headers: IncomingHttpHeaders) =>
         handlers.onStream(stream, headers, connection),

@@ -227,6 +227,7 @@ export async function rawHttp2(baseUrl: string, options: object = {}): Promise<C
   await new Promise<void>((resolve, reject) => {
     session.once("remoteSettings", () => resolve());
     session.once("error", reject);
+    session.once("close", () => reject(new Error("the connection was closed")));
   });
   session.on("error", () => undefined);
   return session;
