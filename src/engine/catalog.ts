@@ -103,6 +103,7 @@ export class Catalog {
   readonly #pages = new Map<string, Database.Statement>();
   #count = 0;
   #bytes = 0;
+  #agrees = true;
 
   private constructor(database: Database.Database, wasClean: boolean, damage: string | undefined) {
     this.#database = database;
@@ -210,13 +211,13 @@ export class Catalog {
 
   put(row: CatalogRow): void {
     const before = this.#get.get(row.id) as Stored | undefined;
-    this.#put.run(storedOf(row));
+    this.#write(() => this.#put.run(storedOf(row)));
     this.#count += before === undefined ? 1 : 0;
     this.#bytes += row.sizeBytes - (before?.size_bytes ?? 0);
   }
 
   delete(id: string): void {
-    const gone = this.#delete.get(id) as { readonly size_bytes: number } | undefined;
+    const gone = this.#write(() => this.#delete.get(id)) as { readonly size_bytes: number } | undefined;
     if (gone === undefined) return;
     this.#count--;
     this.#bytes -= gone.size_bytes;
@@ -236,7 +237,7 @@ export class Catalog {
   }
 
   inTransaction(run: () => void): void {
-    this.#database.transaction(run)();
+    this.#write(this.#database.transaction(run));
   }
 
   /**
@@ -275,15 +276,31 @@ export class Catalog {
     return { rows, key: end && [end.value, end.id] };
   }
 
-  /** Marks the catalog as agreeing with the folders, when `clean`, and gives the lock back. */
-  close(clean: boolean): void {
-    this.#database.pragma("synchronous = FULL");
-    this.#database.pragma("wal_checkpoint(TRUNCATE)");
-    if (clean) {
+  /** To be called when the catalog may not agree with the folders: then the next start compares them. */
+  distrust(): void {
+    this.#agrees = false;
+  }
+
+  /** Marks the catalog as agreeing with the folders, unless something has failed, and gives the lock back. */
+  close(): void {
+    try {
+      this.#database.pragma("synchronous = FULL");
+      this.#database.pragma("wal_checkpoint(TRUNCATE)");
+      if (!this.#agrees) return;
       writeMeta(this.#database, "clean", Buffer.of(1));
       this.#database.pragma("wal_checkpoint(TRUNCATE)");
+    } finally {
+      this.#database.close();
     }
-    this.#database.close();
+  }
+
+  #write<T>(run: () => T): T {
+    try {
+      return run();
+    } catch (error) {
+      this.#agrees = false;
+      throw error;
+    }
   }
 
   #statement(sql: string): Database.Statement {

@@ -1,14 +1,24 @@
-/** A query's cursor that tells when it is over. */
-import type { QueryCursor } from "../sqlite/executor.ts";
+/** A query's cursor that holds its database until it is over. */
+import type { CallOptions, QueryCursor } from "../sqlite/executor.ts";
+
+/** The database, as far as its cursors know it. */
+export interface CursorHolder {
+  /** Called once: at the end, at a failure, or when the cursor is closed. */
+  leave(): void;
+  /** What a caller is to be told of an error. */
+  causeOf(error: unknown, options: CallOptions): unknown;
+}
 
 export class HeldCursor implements QueryCursor {
   readonly #cursor: QueryCursor;
-  #onEnd: (() => void) | undefined;
+  readonly #options: CallOptions;
+  readonly #holder: CursorHolder;
+  #isOver = false;
 
-  /** `onEnd` is called once: at the end, at a failure, or when the cursor is closed. */
-  constructor(cursor: QueryCursor, onEnd: () => void) {
+  constructor(cursor: QueryCursor, holder: CursorHolder, options: CallOptions) {
     this.#cursor = cursor;
-    this.#onEnd = onEnd;
+    this.#holder = holder;
+    this.#options = options;
   }
 
   get columns(): Uint8Array {
@@ -22,7 +32,7 @@ export class HeldCursor implements QueryCursor {
       return chunk;
     } catch (error) {
       this.#end();
-      throw error;
+      throw this.#holder.causeOf(error, this.#options);
     }
   }
 
@@ -36,8 +46,8 @@ export class HeldCursor implements QueryCursor {
   }
 
   #end(): void {
-    const onEnd = this.#onEnd;
-    this.#onEnd = undefined;
-    onEnd?.();
+    if (this.#isOver) return;
+    this.#isOver = true;
+    this.#holder.leave();
   }
 }

@@ -77,7 +77,11 @@ export class HostedDatabase implements Checkpointed {
   #onDrained: (() => void) | undefined;
   readonly #idleWaits: (() => void)[] = [];
   readonly #positionWaits: PositionWait[] = [];
+  /** Why it is stopped: a fault of its files. */
   #fault: Failure | undefined;
+  /** What calls are answered: the fault, or that the handle is closed. */
+  #refusal: Failure | undefined;
+  #isClosed = false;
 
   constructor(host: DatabaseHost, row: CatalogRow) {
     this.id = row.id;
@@ -92,7 +96,10 @@ export class HostedDatabase implements Checkpointed {
     this.#executor = host.executors.open({ id: row.id, path, foreignKeys: row.foreignKeys });
     this.#walFile = host.flusher.wal(path);
     this.wal = host.checkpoints.newWal();
-    if (row.state === "faulted") this.#fault = faulted(row.id, "found so at the start; see the log");
+    if (row.state === "faulted") {
+      this.#fault = faulted(row.id, "its files are damaged or could not be flushed; see the log");
+      this.#refusal = this.#fault;
+    }
   }
 
   get facts(): Facts {
@@ -162,7 +169,7 @@ export class HostedDatabase implements Checkpointed {
         else if (kind === "batch") result = await executor.batch(bytes, options, record);
         else result = await executor.script(bytes, options, record);
       } catch (error) {
-        throw this.writeFailed(error);
+        throw this.writeFailed(this.causeOf(error, options));
       } finally {
         this.endWrite();
       }
@@ -180,6 +187,8 @@ export class HostedDatabase implements Checkpointed {
       const position = this.#position;
       const { body } = await this.#executor.read(statement, options);
       return { body, position, durablePosition: undefined };
+    } catch (error) {
+      throw this.causeOf(error, options);
     } finally {
       this.leave();
     }
@@ -192,10 +201,10 @@ export class HostedDatabase implements Checkpointed {
       if (minPosition !== undefined) await this.reach(minPosition, options);
       const position = this.#position;
       const cursor = await this.#executor.query(statement, options);
-      return { position, cursor: new HeldCursor(cursor, () => this.leave()) };
+      return { position, cursor: new HeldCursor(cursor, this, options) };
     } catch (error) {
       this.leave();
-      throw error;
+      throw this.causeOf(error, options);
     }
   }
 
@@ -222,6 +231,7 @@ export class HostedDatabase implements Checkpointed {
   async beginWrite(): Promise<void> {
     this.#use();
     while (this.#gate !== undefined) await this.#gate.promise;
+    if (this.#refusal !== undefined) throw this.#refusal;
     if (this.wal.frames > this.#host.limits.walFramesMax) this.#refuseWrite();
     if (this.#sequence + sequenceMargin > this.#facts.sequenceReserved) await this.#reserve();
     this.lastWriteMs = this.#host.clock.now();
@@ -231,6 +241,12 @@ export class HostedDatabase implements Checkpointed {
   /** When its answer is there. */
   endWrite(): void {
     if (--this.#writes === 0) this.#onDrained?.();
+  }
+
+  /** Why a call was ended that nobody cancelled: by the end of the handle. Other errors are what they are. */
+  causeOf(error: unknown, options: CallOptions): unknown {
+    const isOurs = error instanceof CallCancelled && options.cancel?.cancelled !== true;
+    return isOurs ? (this.#refusal ?? error) : error;
   }
 
   /** Counts a failed write that may have committed all the same, so that the position covers it. Returns the failure. */
@@ -296,6 +312,8 @@ export class HostedDatabase implements Checkpointed {
   /** Changes the facts, on disk first. Changes run one after another. */
   changeFacts(change: (facts: Facts) => Facts): Promise<Facts> {
     const work = this.#factsWork.then(async () => {
+      // Another database may have the name by now.
+      if (this.#isClosed && this.#refusal !== undefined) throw this.#refusal;
       const before = this.#facts;
       const facts = change(before);
       if (facts === before) return facts;
@@ -328,8 +346,10 @@ export class HostedDatabase implements Checkpointed {
     };
   }
 
-  /** Lets go of everything. With `force` what still runs is ended. Nobody may enter any more. */
-  async close(force: boolean): Promise<void> {
+  /** Lets go of everything. With `force` what still runs is ended, and answered with `refusal`. Nobody may enter any more. */
+  async close(force: boolean, refusal: Failure): Promise<void> {
+    this.#isClosed = true;
+    this.#refusal ??= refusal;
     this.#host.checkpoints.forget(this);
     await this.#executor.close(force);
     await this.#walFile.release();
@@ -338,6 +358,7 @@ export class HostedDatabase implements Checkpointed {
   /** Makes the last writes durable and the WAL small, as far as that can be done. */
   async settle(): Promise<void> {
     if (this.#fault !== undefined || this.wal.fileFrames === 0) return;
+    // SQLite flushes before it copies; this is for what it cannot copy.
     await this.#flush();
     await this.#executor.checkpoint("truncate");
   }
@@ -345,20 +366,28 @@ export class HostedDatabase implements Checkpointed {
   stop(problem: string, cause: unknown): Failure {
     if (this.#fault !== undefined) return this.#fault;
     this.#fault = faulted(this.id, problem, cause);
+    this.#refusal ??= this.#fault;
     this.#host.log("error", "a database is stopped; restart the server when its disk is well", {
       database: this.id,
       problem,
       error: cause,
     });
-    this.#save();
-    this.#executor.close(true).catch((error: unknown) => {
-      this.#host.log("error", "a stopped database did not close", { database: this.id, error });
-    });
+    void this.#leaveAlone();
     return this.#fault;
   }
 
+  /** Sees to it that nothing more is done to the files of a stopped database, also when its handle is dropped. */
+  async #leaveAlone(): Promise<void> {
+    try {
+      if (!this.#isClosed) this.#save();
+      await this.#executor.close(true);
+    } catch (error) {
+      this.#host.log("error", "a stopped database did not close", { database: this.id, error });
+    }
+  }
+
   checkpoint(mode: "passive" | "truncate"): Promise<{ readonly frames: number; readonly done: number }> | undefined {
-    if (this.#fault !== undefined) return undefined;
+    if (this.#refusal !== undefined) return undefined;
     this.enter();
     return this.#executor.checkpoint(mode).finally(() => this.leave());
   }
@@ -383,7 +412,7 @@ export class HostedDatabase implements Checkpointed {
 
   /** At the beginning of every call: refuses when the database is stopped, keeps the time. */
   #use(): void {
-    if (this.#fault !== undefined) throw this.#fault;
+    if (this.#refusal !== undefined) throw this.#refusal;
     this.#lastAccessTimeMs = this.#host.clock.wallMs();
     this.recentlyUsed = true;
     if (this.#isTouched) return;

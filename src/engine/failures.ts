@@ -11,7 +11,7 @@ export function databaseNotFound(id: string): Failure {
 /** What a failed operation on the local stage's files is to a caller. */
 export function localStageFailure(error: unknown): Failure {
   const { code } = error as NodeJS.ErrnoException;
-  const full = code === "ENOSPC" || code === "EDQUOT";
+  const full = code === "ENOSPC" || code === "EDQUOT" || code === "SQLITE_FULL";
   return new Failure(full ? "STAGE_FULL" : "STAGE_UNAVAILABLE", { stage: "local" }, { cause: error });
 }
 

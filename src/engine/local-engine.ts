@@ -58,7 +58,8 @@ export async function openEngine(options: EngineOptions): Promise<Engine> {
     const flusher = new Flusher(fileSystem, clock, options.limits);
     return new LocalEngine(options, catalog, folder, flusher, () => hex(8));
   } catch (error) {
-    catalog.close(false);
+    catalog.distrust();
+    catalog.close();
     throw error;
   }
 }
@@ -122,11 +123,6 @@ class LocalEngine implements Engine {
         createRecord: input.request && { ...input.request, labels: { ...labels }, foreignKeys: input.foreignKeys },
       };
       const empty = await this.#empty();
-      try {
-        await this.#host.folder.create(facts, empty);
-      } catch (error) {
-        throw localStageFailure(error);
-      }
       const created: CatalogRow = {
         ...facts,
         state: "ready",
@@ -135,7 +131,12 @@ class LocalEngine implements Engine {
         sizeBytes: empty.length,
         lastAccessTimeMs: nowMs,
       };
-      catalog.put(created);
+      try {
+        await this.#host.folder.create(facts, empty);
+        await this.#enroll(created);
+      } catch (error) {
+        throw localStageFailure(error);
+      }
       return infoOf(created);
     });
   }
@@ -378,7 +379,7 @@ class LocalEngine implements Engine {
     this.#touched.delete(database);
     this.#host.catalog.touch([database.takeTouch()]);
     const leaving = database
-      .close(false)
+      .close(false, new Failure("SHUTTING_DOWN"))
       .catch((error: unknown) => {
         this.#host.log("error", "a database that was idle did not close", { database: database.id, error });
       })
@@ -431,6 +432,17 @@ class LocalEngine implements Engine {
     return this.#presentInfo(row);
   }
 
+  /** Takes a database into the catalog, or takes its folder back. */
+  async #enroll(created: CatalogRow): Promise<void> {
+    try {
+      this.#host.catalog.put(created);
+    } catch (error) {
+      const free = await this.#host.folder.delete(created.id);
+      await free();
+      throw error;
+    }
+  }
+
   /** The bytes of a database with nothing in it: made once by an executor, then copied. */
   #empty(): Promise<Buffer> {
     this.#emptyDatabase ??= this.#makeEmpty().catch((error: unknown) => {
@@ -469,17 +481,17 @@ class LocalEngine implements Engine {
     if (database !== undefined) {
       this.#touched.delete(database);
       const isIdle = await database.whenIdle(limits.deleteGraceMs);
-      await database.close(!isIdle);
+      await database.close(!isIdle, databaseNotFound(id));
       // For the case that the files cannot be renamed: then the database goes on.
       catalog.touch([database.takeTouch()]);
     }
     let free: () => Promise<void>;
     try {
       free = await folder.delete(id);
+      catalog.delete(id);
     } catch (error) {
       throw localStageFailure(error);
     }
-    catalog.delete(id);
     try {
       await free();
     } catch (error) {
@@ -491,14 +503,19 @@ class LocalEngine implements Engine {
   }
 
   #tidy(): void {
-    const { catalog, flusher, checkpoints, executors } = this.#host;
+    const { catalog, flusher, checkpoints, executors, log } = this.#host;
     const touches: Touch[] = [];
     for (const database of this.#touched) {
       if (touches.length === touchCountMax) break;
       this.#touched.delete(database);
       touches.push(database.takeTouch());
     }
-    catalog.touch(touches);
+    try {
+      catalog.touch(touches);
+    } catch (error) {
+      // The handles know better, and the next start asks the folders.
+      log("error", "the catalog cannot be written", { error });
+    }
     flusher.tidy();
     checkpoints.tidy();
     executors.tidy();
@@ -523,14 +540,17 @@ class LocalEngine implements Engine {
     await Promise.all(Array.from({ length: closeConcurrency }, closeNext));
     await Promise.all(this.#leaving.values());
     await this.#lock.whenIdle();
-    catalog.touch(databases.map((database) => database.takeTouch()));
-    catalog.close(true);
+    try {
+      catalog.touch(databases.map((database) => database.takeTouch()));
+    } finally {
+      catalog.close();
+    }
   }
 
   async #closeOne(database: HostedDatabase, force: boolean, settleUntilMs: number): Promise<void> {
     try {
       if (!force && this.#host.clock.now() < settleUntilMs) await database.settle();
-      await database.close(force);
+      await database.close(force, new Failure("SHUTTING_DOWN"));
     } catch (error) {
       // Its log is whole all the same: the next start reads it.
       this.#host.log("error", "a database did not close in order", { database: database.id, error });

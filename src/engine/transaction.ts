@@ -134,7 +134,8 @@ export class HeldTransaction implements EngineTransaction {
       );
       return (await this.#running) as T;
     } catch (error) {
-      if (!isClamped || !(error instanceof Failure) || error.reason !== "STATEMENT_TIMEOUT") throw error;
+      const isTimeout = error instanceof Failure && error.reason === "STATEMENT_TIMEOUT";
+      if (!isClamped || !isTimeout) throw this.#context.database.causeOf(error, options);
       const expired = this.#totalFailure();
       // Not awaited: it waits for this command.
       this.#isCommitting = false;

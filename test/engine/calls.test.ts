@@ -430,7 +430,7 @@ describe("handles", () => {
     catalog.inTransaction(() => {
       for (const id of ids) catalog.put(testRow(id));
     });
-    catalog.close(true);
+    catalog.close();
     // Processor time: other tests may run on the same machine.
     const start = process.cpuUsage();
     const scene = await openScene({ directoryPath, limits: { listScanCountMax: 4000 } });

@@ -27,12 +27,12 @@ describe("catalog", () => {
     const first = Catalog.open(folder);
     expect(first.wasClean).toBe(false);
     first.put(row);
-    first.close(true);
+    first.close();
     const second = Catalog.open(folder);
     expect(second.wasClean).toBe(true);
     expect(second.get("a")).toEqual(row);
     expect([second.count, second.bytes]).toEqual([1, 2 ** 42]);
-    second.close(true);
+    second.close();
   });
 
   it("counts databases and bytes as rows come, change and go", () => {
@@ -48,23 +48,25 @@ describe("catalog", () => {
     catalog.delete("a");
     catalog.delete("a");
     expect([catalog.count, catalog.bytes]).toEqual([1, 6]);
-    catalog.close(true);
+    catalog.close();
   });
 
   it("is not clean when it was not closed so", () => {
     const folder = newFolder();
-    Catalog.open(folder).close(false);
+    const first = Catalog.open(folder);
+    first.distrust();
+    first.close();
     const catalog = Catalog.open(folder);
     expect(catalog.wasClean).toBe(false);
-    catalog.close(true);
+    catalog.close();
   });
 
   it("locks the folder against another one in this process", () => {
     const folder = newFolder();
     const catalog = Catalog.open(folder);
     expect(() => Catalog.open(folder)).toThrow(FolderInUseError);
-    catalog.close(true);
-    Catalog.open(folder).close(true);
+    catalog.close();
+    Catalog.open(folder).close();
   });
 
   it("locks the folder against another process, which is told what to do", () => {
@@ -78,12 +80,12 @@ describe("catalog", () => {
     });
     expect(other.stdout).toContain("FolderInUseError: another server works on the folder");
     expect(other.stdout).toContain("STORAGE_LOCAL_DIRECTORY_PATH");
-    catalog.close(true);
+    catalog.close();
   });
 
   it("refuses what a newer version has written", () => {
     const folder = newFolder();
-    Catalog.open(folder).close(true);
+    Catalog.open(folder).close();
     const file = new Database(join(folder, "catalog.sqlite"));
     file.pragma("user_version = 99");
     file.close();
@@ -100,23 +102,35 @@ describe("catalog", () => {
     const folder = newFolder();
     const first = Catalog.open(folder);
     for (let number = 0; number < 200; number++) first.put(testRow(`d${number}`));
-    first.close(false);
+    first.distrust();
+    first.close();
     const path = join(folder, "catalog.sqlite");
     writeFileSync(path, damage(readFileSync(path)));
     const catalog = Catalog.open(folder);
     expect(catalog.wasClean).toBe(false);
     expect(catalog.count).toBe(0);
     catalog.put(testRow("a"));
-    catalog.close(true);
+    catalog.close();
+  });
+
+  it("is not clean when something could not be written to it", () => {
+    const folder = newFolder();
+    const first = Catalog.open(folder);
+    const broken = testRow("a", { sizeBytes: 1.5 });
+    expect(() => first.put(broken)).toThrow();
+    first.close();
+    const catalog = Catalog.open(folder);
+    expect([catalog.wasClean, catalog.count]).toEqual([false, 0]);
+    catalog.close();
   });
 
   it("keeps its secrets, and makes each once", () => {
     const folder = newFolder();
     const first = Catalog.open(folder);
     expect(first.secret("s", () => Buffer.from("one"))).toEqual(Buffer.from("one"));
-    first.close(true);
+    first.close();
     const second = Catalog.open(folder);
     expect(second.secret("s", () => Buffer.from("two"))).toEqual(Buffer.from("one"));
-    second.close(true);
+    second.close();
   });
 });

@@ -291,6 +291,28 @@ describe("delete", () => {
     await scene.close();
   });
 
+  it("ends statements that do not end by themselves, and tells their callers why", async () => {
+    const directoryPath = newFolder();
+    const scene = await openScene({ directoryPath, limits: { deleteGraceMs: 20 } });
+    await scene.create("a");
+    await scene.run("a", "CREATE TABLE t (x)");
+    await scene.run("a", `INSERT INTO t SELECT value FROM json_each('[${Array(1000).fill(1)}]')`);
+    const { cursor } = await scene.engine.query("a", statement("SELECT x FROM t"), undefined, {
+      ...scene.options(),
+      chunkRowsMax: 1,
+      chunkBytesMax: 65_536,
+    });
+    await scene.engine.deleteDatabase("a", undefined, false);
+    const left = async () => {
+      while ((await cursor.next()) !== undefined);
+    };
+    await failureOf(left(), "DATABASE_NOT_FOUND");
+    await scene.create("a");
+    await scene.run("a", "CREATE TABLE t (x)");
+    expect(scene.lines).toEqual([]);
+    await scene.close();
+  });
+
   it("that cannot rename leaves the database as it was", async () => {
     let broken = false;
     const fileSystem: FileSystem = {

@@ -117,7 +117,7 @@ describe("filter", () => {
       }),
       { numRuns: 1000 },
     );
-    catalog.close(true);
+    catalog.close();
   });
 
   it("throws nothing but FIELD_INVALID, whatever the text", () => {

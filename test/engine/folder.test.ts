@@ -172,11 +172,11 @@ describe("reconcile", () => {
     const before = await start();
     const rows = [before.get("a"), before.get("b")];
     expect(rows[0]).toMatchObject({ ...testFacts("a"), state: "ready", sequence: 100, sizeBytes: 4096 });
-    before.close(true);
+    before.close();
     for (const name of readdirSync(root)) if (name.startsWith("catalog")) rmSync(join(root, name));
     const after = await start();
     expect([after.get("a"), after.get("b")]).toEqual(rows);
-    after.close(true);
+    after.close();
   });
 
   it("repairs both ways after an unclean end", async () => {
@@ -187,12 +187,13 @@ describe("reconcile", () => {
     first.delete("only-folder");
     first.put(testRow("only-catalog"));
     first.put(testRow("both", { sequence: 3, lastAccessTimeMs: 9 }));
-    first.close(false);
+    first.distrust();
+    first.close();
     const second = await start();
     expect(second.ids().sort()).toEqual(["both", "only-folder"]);
     expect(second.get("both")).toMatchObject({ etagVersion: 4, sequence: 100, lastAccessTimeMs: 9 });
     expect(lines.filter((line) => line.startsWith("only-catalog"))).toHaveLength(1);
-    second.close(true);
+    second.close();
   });
 
   it("believes the catalog after a clean end, but not about what is there", async () => {
@@ -200,19 +201,21 @@ describe("reconcile", () => {
     for (const id of ["kept", "gone"]) await folder.create(testFacts(id), emptyDatabase);
     const first = await start();
     first.put(testRow("kept", { sequence: 3, sequenceReserved: 100 }));
-    first.close(true);
+    first.close();
     rmSync(join(root, "databases", "gone"), { recursive: true });
     await folder.create(testFacts("new"), emptyDatabase);
     const second = await start();
     expect(second.ids().sort()).toEqual(["kept", "new"]);
     expect(second.get("kept")).toMatchObject({ sequence: 3 });
-    second.close(true);
+    second.close();
   });
 
   it("makes damaged facts again with a new lineage, and says so", async () => {
     const { folder, start, lines, path } = await scene();
     for (const id of ["damaged", "missing"]) await folder.create(testFacts(id), emptyDatabase);
-    (await start()).close(false);
+    const first = await start();
+    first.distrust();
+    first.close();
     writeFileSync(path("damaged", "database.json"), "{");
     rmSync(path("missing", "database.json"));
     const catalog = await start();
@@ -225,11 +228,12 @@ describe("reconcile", () => {
       });
       expect(lines.filter((line) => line.startsWith(id))).toHaveLength(1);
     }
-    catalog.close(false);
+    catalog.distrust();
+    catalog.close();
     const again = await start();
     expect(again.get("damaged")).toMatchObject({ lineage: "ffffffffffffffff" });
     expect(lines).toHaveLength(2);
-    again.close(true);
+    again.close();
   });
 
   it("stops a database without a file, and keeps its folder", async () => {
@@ -242,6 +246,6 @@ describe("reconcile", () => {
     expect(catalog.get("a")?.state).toBe("faulted");
     expect(catalog.get("b")?.state).toBe("faulted");
     expect(existsSync(path("a", "database.json"))).toBe(true);
-    catalog.close(true);
+    catalog.close();
   });
 });

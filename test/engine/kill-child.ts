@@ -76,6 +76,25 @@ async function operation(id: string, isMine: boolean): Promise<void> {
   }
 }
 
+async function makeDatabase(id: string): Promise<void> {
+  const made = await engine.createDatabase({
+    id,
+    labels: { value: "new" },
+    initialStage: undefined,
+    foreignKeys: true,
+    allowExisting: false,
+    request: undefined,
+  });
+  tell(`create ${id} ${made.position.lineage}`);
+  await makeTable(id);
+}
+
+async function makeTable(id: string): Promise<void> {
+  const table = "CREATE TABLE IF NOT EXISTS t (number INTEGER PRIMARY KEY, payload)";
+  await engine.execute(id, statement(table), "local", options(), undefined);
+  tell(`table ${id}`);
+}
+
 let operations = 0;
 await Promise.all(
   Array.from({ length: workerCount }, async () => {
@@ -88,21 +107,14 @@ await Promise.all(
       try {
         await operation(id, isMine);
       } catch (error) {
-        if (!(error instanceof Failure) || !["DATABASE_NOT_FOUND", "DATABASE_BUSY"].includes(error.reason)) {
+        const reason = error instanceof Failure ? error.reason : undefined;
+        if (reason === "DATABASE_NOT_FOUND") {
+          if (isMine) await makeDatabase(id);
+        } else if (reason === "SQL_INVALID") {
+          // Made, and killed before it had its table.
+          await makeTable(id);
+        } else if (reason !== "DATABASE_BUSY") {
           tell(`failed ${String(error)}`);
-        } else if (isMine && error.reason === "DATABASE_NOT_FOUND") {
-          const made = await engine.createDatabase({
-            id,
-            labels: { value: "new" },
-            initialStage: undefined,
-            foreignKeys: true,
-            allowExisting: false,
-            request: undefined,
-          });
-          const table = "CREATE TABLE t (number INTEGER PRIMARY KEY, payload)";
-          tell(`create ${id} ${made.position.lineage}`);
-          await engine.execute(id, statement(table), "local", options(), undefined);
-          tell(`table ${id}`);
         }
       } finally {
         if (isMine) busy.delete(id);

@@ -113,6 +113,6 @@ describe("paging", () => {
       ),
       { numRuns: 500 },
     );
-    catalog.close(true);
+    catalog.close();
   });
 });

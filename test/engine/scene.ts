@@ -1,7 +1,7 @@
 /** An engine on a fresh folder, with executors in this process. */
 import { randomBytes } from "node:crypto";
 import { fromBinary } from "@bufbuild/protobuf";
-import { ExecuteResponseSchema } from "../../gen/persisto/v1/database_service_pb.js";
+import { ExecuteResponseSchema, type ResultSet, ResultSetSchema } from "../../gen/persisto/v1/database_service_pb.js";
 import { type Clock, systemClock } from "../../src/clock.ts";
 import type {
   CreateDatabaseInput,
@@ -45,8 +45,17 @@ export interface Scene {
   close(): Promise<void>;
 }
 
+/** Rows of an answer of Execute or Read. */
 export function rowsOf(body: Uint8Array): unknown[][] {
-  const { result } = fromBinary(ExecuteResponseSchema, body);
+  return rows(fromBinary(ExecuteResponseSchema, body).result);
+}
+
+/** Rows of a result within a transaction. */
+export function rowsOfResult(body: Uint8Array): unknown[][] {
+  return rows(fromBinary(ResultSetSchema, body));
+}
+
+function rows(result: ResultSet | undefined): unknown[][] {
   if (result?.data.case !== "rowBatch") throw new Error("no rows");
   return result.data.value.rows.map((row) =>
     row.values.map(({ kind }) => (kind.case === "integer" ? Number(kind.value) : kind.value)),

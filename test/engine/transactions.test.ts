@@ -3,7 +3,7 @@ import { describe, expect, it } from "vitest";
 import { ManualClock } from "../support/manual-clock.ts";
 import { temporaryFolders } from "../support/temporary-folder.ts";
 import { statement } from "./fixtures.ts";
-import { openScene, rowsOf } from "./scene.ts";
+import { openScene, rowsOfResult } from "./scene.ts";
 import { failureOf, until } from "./support.ts";
 
 const newFolder = temporaryFolders();
@@ -63,7 +63,9 @@ describe("transactions", () => {
     const { engine, begin, options, close } = await openTable();
     const before = engine.position("a");
     const transaction = await begin(false);
-    expect(rowsOf((await transaction.execute(statement("SELECT count(*) FROM t"), options())).body)).toEqual([[0]]);
+    expect(rowsOfResult((await transaction.execute(statement("SELECT count(*) FROM t"), options())).body)).toEqual([
+      [0],
+    ]);
     expect((await transaction.commit("committed", options())).position).toEqual(before);
     await close();
   });
