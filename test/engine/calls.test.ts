@@ -5,11 +5,12 @@ import { describe, expect, it } from "vitest";
 import { systemClock } from "../../src/clock.ts";
 import { Catalog } from "../../src/engine/catalog.ts";
 import { type FileSystem, nodeFileSystem } from "../../src/engine/file-system.ts";
-import { CallCancelled, type Cancel } from "../../src/sqlite/executor.ts";
+import { Failure } from "../../src/failure/failure.ts";
+import { CallCancelled, type Cancel, type ExecutorDatabase } from "../../src/sqlite/executor.ts";
 import { ManualClock } from "../support/manual-clock.ts";
 import { temporaryFolders } from "../support/temporary-folder.ts";
 import { statement } from "./fixtures.ts";
-import { openScene, rowsOf } from "./scene.ts";
+import { openScene, replaced, rowsOf } from "./scene.ts";
 import { failureOf, testRow, until } from "./support.ts";
 
 const newFolder = temporaryFolders();
@@ -388,6 +389,81 @@ describe("checkpoints", () => {
       );
       return wrote;
     });
+    await scene.close();
+  });
+});
+
+describe("what executors report", () => {
+  const failing = (failure: Failure) => () => Promise.reject(failure);
+
+  it("a write of unknown outcome is covered by the position, one that surely failed is not", async () => {
+    let change: Partial<ExecutorDatabase> = {};
+    const scene = await openScene({
+      directoryPath: newFolder(),
+      between: (database) =>
+        replaced(database, { execute: (...given) => (change.execute ?? database.execute.bind(database))(...given) }),
+    });
+    await scene.create("a");
+    await scene.run("a", "CREATE TABLE t (x)");
+    for (const [reason, sequence] of [
+      ["EXECUTOR_LOST", 1n],
+      ["OUTCOME_UNKNOWN", 2n],
+    ] as const) {
+      change = { execute: failing(new Failure(reason, { signal: "SIGKILL" })) };
+      await failureOf(scene.run("a", "INSERT INTO t VALUES (1)"), reason);
+      expect(scene.engine.position("a").sequence).toBe(sequence);
+    }
+    change = {};
+    expect((await scene.run("a", "INSERT INTO t VALUES (1)")).position.sequence).toBe(3n);
+    await scene.close();
+  });
+
+  it("a checkpoint that fails is tried again; one whose flush failed stops the database", async () => {
+    let failure: Failure | undefined = new Failure("EXECUTOR_LOST", { signal: "SIGKILL" });
+    let asked = 0;
+    const scene = await openScene({
+      directoryPath: newFolder(),
+      limits: { checkpointFrames: 10 },
+      between: (database) =>
+        replaced(database, {
+          checkpoint(mode) {
+            asked++;
+            return failure === undefined || mode === "truncate" ? database.checkpoint(mode) : Promise.reject(failure);
+          },
+        }),
+    });
+    await scene.create("a");
+    await scene.run("a", "CREATE TABLE t (x)");
+    const write = () => scene.run("a", "INSERT INTO t VALUES (randomblob(9000))");
+    while (asked < 3) await write();
+    expect(scene.lines.map((line) => line.level)).toContain("warn");
+    failure = undefined;
+    while (scene.engine.stats().checkpoints === 0) await write();
+    failure = new Failure("DATA_CORRUPT", { database: "a", sqliteCode: "SQLITE_IOERR_FSYNC" });
+    let stopped: unknown;
+    for (let writes = 0; writes < 200 && stopped === undefined; writes++) {
+      await write().catch((error: unknown) => {
+        stopped = error;
+      });
+    }
+    expect(stopped).toMatchObject({ reason: "DATABASE_FAULTED" });
+    await scene.close();
+  });
+
+  it("an empty database that could not be made is made the next time", async () => {
+    let failure: Failure | undefined = new Failure("EXECUTOR_LOST", { signal: "SIGKILL" });
+    const directoryPath = newFolder();
+    const scene = await openScene({
+      directoryPath,
+      between: (database) =>
+        replaced(database, {
+          create: (pageBytes) => (failure === undefined ? database.create(pageBytes) : Promise.reject(failure)),
+        }),
+    });
+    await failureOf(scene.create("a"), "EXECUTOR_LOST");
+    expect(readdirSync(join(directoryPath, "databases"))).toEqual([]);
+    failure = undefined;
+    await scene.create("a");
     await scene.close();
   });
 });

@@ -14,7 +14,7 @@ import type {
 import type { FileSystem } from "../../src/engine/file-system.ts";
 import { openEngine } from "../../src/engine/local-engine.ts";
 import type { EngineLimits } from "../../src/engine/options.ts";
-import type { CallOptions, Executors, RequestRecord } from "../../src/sqlite/executor.ts";
+import type { CallOptions, ExecutorDatabase, Executors, RequestRecord } from "../../src/sqlite/executor.ts";
 import { startInProcessExecutors } from "../../src/sqlite/in-process.ts";
 import { executorLimits, statement, testLimits } from "./fixtures.ts";
 
@@ -23,6 +23,8 @@ export interface SceneOptions {
   readonly limits?: Partial<EngineLimits>;
   readonly fileSystem?: FileSystem;
   readonly clock?: Clock;
+  /** Stands between the engine and a database's executors: to make them fail. */
+  readonly between?: (database: ExecutorDatabase) => ExecutorDatabase;
 }
 
 export interface LogLine {
@@ -62,6 +64,27 @@ function rows(result: ResultSet | undefined): unknown[][] {
   );
 }
 
+function withBetween(executors: Executors, between: (database: ExecutorDatabase) => ExecutorDatabase): Executors {
+  return {
+    sqliteVersion: executors.sqliteVersion,
+    open: (file) => between(executors.open(file)),
+    stats: () => executors.stats(),
+    tidy: () => executors.tidy(),
+    close: (graceMs) => executors.close(graceMs),
+  };
+}
+
+/** A database whose named methods are replaced. */
+export function replaced(database: ExecutorDatabase, change: Partial<ExecutorDatabase>): ExecutorDatabase {
+  return new Proxy(database, {
+    get(target, name) {
+      if (Object.hasOwn(change, name)) return change[name as keyof ExecutorDatabase];
+      const value = target[name as keyof ExecutorDatabase];
+      return typeof value === "function" ? value.bind(target) : value;
+    },
+  });
+}
+
 export async function openScene(given: SceneOptions): Promise<Scene> {
   const clock = given.clock ?? systemClock;
   const lines: LogLine[] = [];
@@ -73,7 +96,7 @@ export async function openScene(given: SceneOptions): Promise<Scene> {
   });
   const engine = await openEngine({
     directoryPath: given.directoryPath,
-    executors,
+    executors: given.between === undefined ? executors : withBetween(executors, given.between),
     clock,
     random: (byteCount) => randomBytes(byteCount),
     log: (level, message, facts) => lines.push({ level, message, facts }),

@@ -136,6 +136,23 @@ describe("transactions", () => {
     await close();
   });
 
+  it("end with the statement that would outlive them", async () => {
+    const scene = await openScene({ directoryPath: newFolder(), limits: { transactionTotalMsMax: 100 } });
+    await scene.create("a");
+    await scene.run("a", "CREATE TABLE t (x)");
+    const transaction = await scene.engine.begin("a", true, 0, undefined, scene.options());
+    await transaction.execute(statement("INSERT INTO t VALUES (1)"), scene.options());
+    const endless = statement("WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT max(x) FROM c");
+    const short = transaction.execute(endless, scene.options({ ms: 10 }));
+    expect((await failureOf(short, "STATEMENT_TIMEOUT")).facts["limitMs"]).toBeDefined();
+    expect(transaction.isOpen).toBe(true);
+    const failure = await failureOf(transaction.execute(endless, scene.options()), "TRANSACTION_EXPIRED");
+    expect(failure.facts).toEqual({ limit: "total_timeout", limitMs: "100" });
+    await until(() => scene.engine.stats().openTransactions === 0);
+    expect(await scene.rows("a", "SELECT count(*) FROM t")).toEqual([[0]]);
+    await scene.close();
+  });
+
   it("tell of their end also those who ask later", async () => {
     const { clock, begin, close, engine } = await openTable();
     const transaction = await begin();
