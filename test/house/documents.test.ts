@@ -111,3 +111,24 @@ describe("packages", () => {
     expect(read("CHANGELOG.md")).toContain(`## ${version}`);
   });
 });
+
+describe("docs/DEPENDENCIES.md", () => {
+  it("has every package and no other", () => {
+    const { dependencies, devDependencies } = JSON.parse(read("package.json"));
+    const rows = read("docs/DEPENDENCIES.md").matchAll(/^\| ([^|]+) \|/gm);
+    const listed = [...rows]
+      .flatMap(([, cell = ""]) => cell.split(", "))
+      .filter((name) => !/^(package|-+)$/.test(name));
+    expect(listed.toSorted()).toEqual(Object.keys({ ...dependencies, ...devDependencies }).toSorted());
+  });
+
+  it("lists at run time what the sources import, and nothing else", () => {
+    const { dependencies } = JSON.parse(read("package.json"));
+    const imported = files("src", ".ts").flatMap((path) =>
+      [...read(path).matchAll(/(?:from|import\() ?"((?:@[^/"]+\/)?[^./"][^/"]*)/g)].map(([, name = ""]) => name),
+    );
+    const packages = new Set(imported.filter((name) => !name.startsWith("node:")));
+    // Its headers are read when the native library is compiled.
+    expect([...packages, "node-api-headers"].toSorted()).toEqual(Object.keys(dependencies).toSorted());
+  });
+});
