@@ -1,4 +1,5 @@
 /** grpc-web-text: gRPC-Web whose bytes travel as base64, for the classic browser client, which streams in no other way. */
+import { Code, ConnectError } from "@connectrpc/connect";
 
 const textType = "application/grpc-web-text";
 
@@ -33,6 +34,7 @@ export function encodeText(bytes: Uint8Array): Uint8Array {
 }
 
 function decodeGroups(text: string): Uint8Array {
+  if (/[^A-Za-z0-9+/=]/.test(text)) throw new ConnectError("protocol error: no base64", Code.InvalidArgument);
   // Node stops at the first padding, so each padded run is decoded by itself.
   const runs = text.match(/[^=]+={0,2}/g) ?? [];
   return runs.length === 1 ? Buffer.from(text, "base64") : Buffer.concat(runs.map((run) => Buffer.from(run, "base64")));

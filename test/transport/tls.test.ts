@@ -1,7 +1,7 @@
 import { copyFileSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { type ConnectionOptions, connect as connectTls, type TLSSocket } from "node:tls";
+import { connect as connectTls, type TLSSocket } from "node:tls";
 import { fileURLToPath } from "node:url";
 import { createClient } from "@connectrpc/connect";
 import { createConnectTransport, createGrpcTransport, createGrpcWebTransport } from "@connectrpc/connect-node";
@@ -34,9 +34,9 @@ function files(clientCaPath?: string) {
   return { certificatePath: join(folder, "cert.pem"), keyPath: join(folder, "key.pem"), clientCaPath };
 }
 
-function handshake(port: number, options: ConnectionOptions = {}): Promise<TLSSocket> {
+function handshake(port: number): Promise<TLSSocket> {
   return new Promise((resolve, reject) => {
-    const socket = connectTls({ port, host: "127.0.0.1", servername: "localhost", ca, ...options });
+    const socket = connectTls({ port, host: "127.0.0.1", servername: "localhost", ca });
     socket.once("secureConnect", () => resolve(socket));
     socket.once("error", reject);
   });
@@ -81,10 +81,12 @@ describe("TLS", () => {
 
     for (const wrong of [{}, certificate("other-client")]) {
       for (const ALPNProtocols of [["h2"], ["http/1.1"], undefined]) {
-        const refused = handshake(server.port, { ...wrong, ...(ALPNProtocols && { ALPNProtocols }) }).then(
-          (socket) => new Promise((_, reject) => socket.resume().once("error", reject)),
-        );
-        await expect(refused).rejects.toThrow(/alert|reset/i);
+        const options = { port: server.port, host: "127.0.0.1", servername: "localhost", ca, ...wrong };
+        const socket = connectTls({ ...options, ...(ALPNProtocols && { ALPNProtocols }) }).resume();
+        socket.on("error", () => undefined);
+        // In TLS 1.3 the client takes the handshake for done before the server has seen its certificate.
+        socket.once("secureConnect", () => socket.write(`GET ${executePath} HTTP/1.1\r\nhost: x\r\n\r\n`));
+        expect(await readToEnd(socket)).toHaveLength(0);
       }
     }
     expect(server.records).toHaveLength(1);
