@@ -30,7 +30,7 @@ test: native ## All tests
 check: native ## Lint, types, formats, generated files, tests, fuzzing, conformance, short benchmarks
 	@npm run --silent check
 
-bench: native ## All benchmarks, into docs/BENCHMARKS.md
+bench: build ## All benchmarks, into docs/BENCHMARKS.md
 	@npm run --silent bench
 
 conformance: native ## Connect's conformance suite (needs Go)

@@ -38,6 +38,15 @@ describe("documents", () => {
     expect(broken).toEqual([]);
   });
 
+  it("name tests that are there, each under its title", () => {
+    const links = [...read("docs/ARCHITECTURE.md").matchAll(/\[([^\]]+)\]\(\.\.\/(test\/[^)]+)\)/g)];
+    expect(links.length).toBeGreaterThan(20);
+    const missing = links.filter(
+      ([, title = "", path = ""]) => !existsSync(join(root, path)) || !read(path).includes(title),
+    );
+    expect(missing.map(([link]) => link)).toEqual([]);
+  });
+
   it("list every setting, and nothing that is none", () => {
     expect(read("docs/CONFIGURATION.md")).toBe(configurationPage());
     expect(read(".env.example")).toBe(environmentExample());
