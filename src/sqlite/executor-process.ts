@@ -31,6 +31,8 @@ export function processLinks(options: ExecutorsOptions, native: SharedPages): Op
     const child = spawn(process.execPath, [programPath, JSON.stringify(argument)], {
       stdio: ["ignore", "ignore", "pipe", "pipe", descriptor],
       env: {},
+      // A terminal's signals go to the group of the server alone.
+      detached: true,
     });
     closeSync(descriptor);
 

@@ -11,6 +11,7 @@ import {
   FAILED_SIZE,
   FAILED_STEP,
   FAILED_TEXT,
+  limitNames,
   type NativeFailure,
 } from "./native.ts";
 import type { FailureNote } from "./protocol.ts";
@@ -95,6 +96,13 @@ export function noteOfNative(failure: NativeFailure, context: FailureContext): F
       return noteOfInterrupt(failure.expected, context);
     case FAILED_PREPARE:
     case FAILED_STEP:
+      if (failure.limit >= 0)
+        return note("LIMIT_EXCEEDED", {
+          what: limitNames[failure.limit] ?? "a limit of SQLite",
+          limit: `${limitValues[failure.limit]?.(context.limits)}`,
+          sqliteMessage,
+          sqliteCode: codeName(failure.code),
+        });
       return noteOfCode(
         failure.code,
         sqliteMessage,
@@ -128,20 +136,20 @@ function noteOfInterrupt(cause: number, context: FailureContext): FailureNote {
   return note("LIMIT_EXCEEDED", { what: "memory", limit: `${context.limits.executorMemoryBytesMax} bytes` });
 }
 
-/** Messages of limits that SQLite reports with its general error code. */
-const limitMessages: readonly [RegExp, string, (limits: ExecutorLimits) => number][] = [
-  [/^too many columns/, "the number of columns", (limits) => limits.columnCountMax],
-  [/^table .* has too many columns/, "the number of columns", (limits) => limits.columnCountMax],
-  [/^Expression tree is too large/, "the depth of an expression", (limits) => limits.expressionDepthMax],
-  [/^too many terms in compound SELECT/, "the number of SELECTs", (limits) => limits.compoundSelectCountMax],
-  [/^too many arguments on function/, "the number of arguments", (limits) => limits.functionArgumentCountMax],
-  [
-    /^(too many SQL variables|variable number must be)/,
-    "the number of parameters",
-    (limits) => limits.parameterCountMax,
-  ],
-  [/^LIKE or GLOB pattern too complex/, "the length of a pattern", (limits) => limits.likePatternBytesMax],
-  [/^too many levels of trigger recursion/, "the depth of triggers", (limits) => limits.triggerDepthMax],
+/** Values of the limits by SQLITE_LIMIT_* number, the order of `limitNames`. */
+const limitValues: readonly ((limits: ExecutorLimits) => number)[] = [
+  (limits) => limits.valueBytesMax,
+  (limits) => limits.sqlBytesMax,
+  (limits) => limits.columnCountMax,
+  (limits) => limits.expressionDepthMax,
+  (limits) => limits.compoundSelectCountMax,
+  (limits) => limits.vdbeOpCountMax,
+  (limits) => limits.functionArgumentCountMax,
+  () => 0,
+  (limits) => limits.likePatternBytesMax,
+  (limits) => limits.parameterCountMax,
+  (limits) => limits.triggerDepthMax,
+  () => 0,
 ];
 
 function noteOfCode(code: number, message: string, offset: number | undefined, context: FailureContext): FailureNote {
@@ -187,9 +195,6 @@ function noteOfCode(code: number, message: string, offset: number | undefined, c
     case SQLITE_CANTOPEN:
       return note("STAGE_UNAVAILABLE", { stage: "local" });
   }
-  const limit = limitMessages.find(([pattern]) => pattern.test(message));
-  if (limit !== undefined)
-    return note("LIMIT_EXCEEDED", { what: limit[1], limit: `${limit[2](limits)}`, sqliteMessage, sqliteCode });
   if (offset === undefined) return note("SQL_FAILED", { sqliteMessage, sqliteCode });
   return note("SQL_INVALID", { sqliteMessage, sqliteCode, ...(offset < 0 ? {} : { offset: `${offset}` }) });
 }

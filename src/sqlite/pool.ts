@@ -55,7 +55,12 @@ import { rendezvous } from "./rendezvous.ts";
 /** Starts the executor processes; resolves when the first one takes calls. */
 export async function startExecutors(options: ExecutorsOptions): Promise<Executors> {
   const pool = new Pool(options, processLinks(options, loadSharedPages(options.nativePath)));
-  await pool.start();
+  try {
+    await pool.start();
+  } catch (error) {
+    await pool.close(0);
+    throw error;
+  }
   return pool;
 }
 

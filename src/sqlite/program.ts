@@ -20,7 +20,7 @@ export interface ProgramArgument {
 const SOCKET_DESCRIPTOR = 3;
 const PAGE_DESCRIPTOR = 4;
 
-// A terminal's interrupt reaches the whole group; the server still needs its executors while it drains.
+// Whoever signals all processes of a service means the server; it still needs its executors while it drains.
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => undefined);
 
 const socket = new Socket({ fd: SOCKET_DESCRIPTOR, readable: true, writable: true });
