@@ -1,5 +1,5 @@
 /** One RPC from its headers to the end of its stream, whatever the protocol. */
-import type { IncomingHttpHeaders } from "node:http";
+import { type IncomingHttpHeaders, validateHeaderName, validateHeaderValue } from "node:http";
 import type { DescMethod } from "@bufbuild/protobuf";
 import type { ConnectError } from "@connectrpc/connect";
 import type { CallBook } from "./call-book.ts";
@@ -88,6 +88,8 @@ export abstract class Call implements RawCall {
 
   setHeader(name: string, value: string): void {
     if (this.#headersSent) throw new Error(`the answer has begun: too late for header ${name}`);
+    validateHeaderName(name);
+    validateHeaderValue(name, value);
     this.fields ??= {};
     this.fields[name] = value;
   }

@@ -126,8 +126,12 @@ export class Http2Exchange implements Exchange {
 
   #sendTrailers(): void {
     if (this.#gone) return;
-    this.#stream.sendTrailers(this.#trailers ?? {});
-    this.#release();
+    try {
+      this.#stream.sendTrailers(this.#trailers ?? {});
+      this.#release();
+    } catch {
+      this.#stream.close(constants.NGHTTP2_INTERNAL_ERROR); // fields that HTTP/2 does not allow
+    }
   }
 
   #release(): void {

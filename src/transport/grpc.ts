@@ -2,7 +2,7 @@
  * The own path: gRPC over node:http2 streams without Connect's pipeline, for unary methods and for raw server streams.
  * Raw methods go from bytes to bytes; typed unary ones keep Connect's context, interceptors and serialization.
  */
-import type { IncomingHttpHeaders } from "node:http";
+import type { IncomingHttpHeaders, OutgoingHttpHeaders } from "node:http";
 import { constants, type ServerHttp2Stream } from "node:http2";
 import type { DescMessage } from "@bufbuild/protobuf";
 import {
@@ -77,7 +77,7 @@ export class GrpcPath {
     }
   }
 
-  /** False: the stream is not for this path, and untouched. */
+  /** False: the stream is not for this path, and untouched. Else the connection is told when it is closed. */
   accept(stream: ServerHttp2Stream, headers: IncomingHttpHeaders, connection: Connection): boolean {
     const contentType = headers["content-type"];
     if (contentType !== "application/grpc" && contentType !== "application/grpc+proto") return false;
@@ -92,13 +92,14 @@ export class GrpcPath {
       headers,
       peer: connection.peer,
     };
-    new OwnCall(init, stream, method, this.#settings).start();
+    new OwnCall(init, stream, connection, method, this.#settings).start();
     return true;
   }
 }
 
 class OwnCall extends Call {
   readonly #stream: ServerHttp2Stream;
+  readonly #connection: Connection;
   readonly #own: OwnMethod;
   readonly #settings: GrpcSettings;
   readonly #receiver: MessageReceiver;
@@ -107,10 +108,18 @@ class OwnCall extends Call {
   #abort: AbortController | undefined = undefined;
   #iterator: AsyncIterator<Uint8Array> | undefined = undefined;
   #wake: (() => void) | undefined = undefined;
+  #trailers: HeaderFields = okTrailers;
 
-  constructor(init: CallInit, stream: ServerHttp2Stream, own: OwnMethod, settings: GrpcSettings) {
+  constructor(
+    init: CallInit,
+    stream: ServerHttp2Stream,
+    connection: Connection,
+    own: OwnMethod,
+    settings: GrpcSettings,
+  ) {
     super(init);
     this.#stream = stream;
+    this.#connection = connection;
     this.#own = own;
     this.#settings = settings;
     this.#receiver = new MessageReceiver(settings.connect.readMaxBytes);
@@ -120,6 +129,7 @@ class OwnCall extends Call {
     const stream = this.#stream;
     stream.on("error", ignore); // "close" follows and tells the rest
     stream.on("close", () => {
+      this.#connection.closed();
       this.closed(stream.rstCode);
       if (this.ended !== undefined) this.#stop();
     });
@@ -395,23 +405,32 @@ class OwnCall extends Call {
       if (stream.headersSent) {
         this.#trailers = trailers;
         stream.end();
-      } else {
-        stream.respond({ ...this.#head(context, undefined), ...trailers }, errorOptions);
-        releaseStream(stream);
-      }
+      } else this.#respondTrailersOnly({ ...this.#head(context, undefined), ...trailers });
     }
     this.finish(error.code);
   }
 
-  #trailers: HeaderFields = okTrailers;
+  #respondTrailersOnly(fields: OutgoingHttpHeaders): void {
+    try {
+      this.#stream.respond(fields, errorOptions);
+      releaseStream(this.#stream);
+    } catch {
+      // Fields that HTTP/2 does not allow: the client learns from the reset that this is a defect.
+      this.#stream.close(constants.NGHTTP2_INTERNAL_ERROR);
+    }
+  }
 
   #sendTrailersWhenWanted(context: HandlerContext | undefined): void {
     const stream = this.#stream;
     stream.on("wantTrailers", () => {
       if (stream.destroyed || stream.closed) return;
-      const own = context === undefined ? undefined : fieldsOf(context.responseTrailer);
-      stream.sendTrailers(own === undefined ? this.#trailers : { ...own, ...this.#trailers });
-      releaseStream(stream);
+      try {
+        const own = context === undefined ? undefined : fieldsOf(context.responseTrailer);
+        stream.sendTrailers(own === undefined ? this.#trailers : { ...own, ...this.#trailers });
+        releaseStream(stream);
+      } catch {
+        stream.close(constants.NGHTTP2_INTERNAL_ERROR); // fields that HTTP/2 does not allow
+      }
     });
   }
 

@@ -59,8 +59,8 @@ export async function startTransport(options: TransportOptions): Promise<Transpo
     },
     onStream(stream: ServerHttp2Stream, headers: IncomingHttpHeaders, connection: Connection) {
       connection.opened();
-      stream.once("close", () => connection.closed());
       if (grpc?.accept(stream, headers, connection)) return;
+      stream.once("close", () => connection.closed());
       route(new Http2Exchange(stream, headers, connection));
     },
   }).catch((error: unknown) => {

@@ -15,7 +15,14 @@ export function writable(error: ConnectError): ConnectError {
 
 /** grpc-status, grpc-message, grpc-status-details-bin and the error's own metadata. */
 export function grpcTrailers(error: ConnectError): HeaderFields {
-  return trailersOf(setTrailerStatus(new Headers(), writable(error)));
+  const plain = writable(error);
+  try {
+    return trailersOf(setTrailerStatus(new Headers(), plain));
+  } catch {
+    // Details that do not encode: the status still has to arrive.
+    const bare = new ConnectError(plain.rawMessage, plain.code);
+    return trailersOf(setTrailerStatus(new Headers(), bare));
+  }
 }
 
 /** gRPC trailers as Node takes them, the message encoded as gRPC demands: Connect encodes more than every client decodes. */
