@@ -5,6 +5,7 @@ import { afterAll, beforeAll, expect, it } from "vitest";
 import { RowFormat } from "../../gen/persisto/v1/value_pb.js";
 import { type ApiUnderTest, describeEachProtocol, freshId } from "../support/api-clients.ts";
 import { expectFailure } from "../support/api-errors.ts";
+import type { TestServer } from "../support/api-server.ts";
 import { collect, type Plain, rowsOf, statement } from "../support/rows.ts";
 
 const rowsAStep = 50;
@@ -58,6 +59,12 @@ async function load(api: ApiUnderTest): Promise<string> {
   return database;
 }
 
+/** As `toEqual`, which takes seconds for 15,000 rows. */
+function firstDifference(rows: readonly Plain[][], expected: readonly Plain[][]): unknown {
+  const at = expected.findIndex((row, index) => !row.every((cell, column) => Object.is(cell, rows[index]?.[column])));
+  return at < 0 ? undefined : { at, found: rows[at], expected: expected[at] };
+}
+
 const questions = [
   "SELECT ar.Name, count(*), sum(t.Milliseconds) FROM Artist ar JOIN Album al USING (ArtistId) JOIN Track t USING (AlbumId) GROUP BY ar.ArtistId ORDER BY 2 DESC, 1 LIMIT 20",
   "SELECT BillingCountry, total(Total), avg(Total) FROM Invoice GROUP BY 1 ORDER BY 1",
@@ -65,23 +72,27 @@ const questions = [
   "SELECT g.Name, rank() OVER (ORDER BY count(*) DESC) FROM Genre g JOIN Track USING (GenreId) GROUP BY g.GenreId ORDER BY 2, 1",
 ];
 
+/** Loaded by every client of the own path; the other server's clients share the database of the first of them. */
+const shared = new WeakMap<TestServer, Promise<string>>();
+
 describeEachProtocol("Chinook", (api) => {
-  let loaded: Promise<string> | undefined;
+  let own: Promise<string> | undefined;
   const chinook = () => {
-    loaded ??= load(api);
-    return loaded;
+    own ??= (api.ownPath ? undefined : shared.get(api.testServer)) ?? load(api);
+    shared.set(api.testServer, own);
+    return own;
   };
 
   it("every table comes back row by row as the file has it", async () => {
     const database = await chinook();
-    for (const { name } of tables) {
+    for (const [index, { name }] of tables.entries()) {
       const sql = `SELECT * FROM "${name}" ORDER BY rowid`;
       const expected = expectedRows(sql);
-      for (const rowFormat of [RowFormat.ROWS, RowFormat.COLUMNS]) {
-        const { rows, summary } = await collect(api.databases.query({ database, statement: { sql }, rowFormat }));
-        expect(rows).toEqual(expected);
-        expect(summary.rowCount).toBe(BigInt(expected.length));
-      }
+      const rowFormat = (index + Number(api.ownPath)) % 2 === 0 ? RowFormat.ROWS : RowFormat.COLUMNS;
+      const { rows, summary } = await collect(api.databases.query({ database, statement: { sql }, rowFormat }));
+      expect(rows.length).toBe(expected.length);
+      expect(firstDifference(rows, expected)).toBeUndefined();
+      expect(summary.rowCount).toBe(BigInt(expected.length));
     }
   });
 
