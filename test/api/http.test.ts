@@ -171,6 +171,17 @@ describe("Read by GET", () => {
   });
 });
 
+describe("Transact over HTTP/1.1", () => {
+  it.each(["application/connect+json", "application/connect+proto"])("is answered 505 (%s)", async (contentType) => {
+    const response = await fetch(url("/persisto.v1.DatabaseService/Transact"), {
+      method: "POST",
+      headers: { "content-type": contentType },
+      body: Buffer.alloc(5),
+    });
+    expect(response.status).toBe(505);
+  });
+});
+
 describe("pages", () => {
   it("tell probes that the server lives and serves", async () => {
     for (const [path, body] of [

@@ -371,7 +371,9 @@ export declare type ExecuteRequest = Message<"persisto.v1.ExecuteRequest"> & {
   durability: Durability;
 
   /**
-   * Makes a retry safe: a write is applied once per id.
+   * A UUID that makes a retry safe: the statement is applied once per id, and a
+   * repeat gets the first answer. Answers above 64 KiB are not kept: the repeat
+   * then comes without result, which says that the statement was applied.
    *
    * @generated from field: string request_id = 5;
    */
@@ -639,6 +641,8 @@ export declare type ExecuteBatchRequest = Message<"persisto.v1.ExecuteBatchReque
   durability: Durability;
 
   /**
+   * As in ExecuteRequest.
+   *
    * @generated from field: string request_id = 5;
    */
   requestId: string;
@@ -731,6 +735,8 @@ export declare type ExecuteScriptRequest = Message<"persisto.v1.ExecuteScriptReq
   durability: Durability;
 
   /**
+   * As in ExecuteRequest.
+   *
    * @generated from field: string request_id = 4;
    */
   requestId: string;
