@@ -50,12 +50,14 @@ const factsSchema = z.object({
 
 /** Reads the facts at `path`. Undefined when the file is missing, is damaged, or belongs to another id. */
 export async function readFacts(fileSystem: FileSystem, path: string, id: string): Promise<Facts | undefined> {
-  const start = await fileSystem.readStart(path, factsBytesMax);
-  if (start === undefined) return undefined;
+  if (fileSystem.sizeBytes(path) > factsBytesMax) return undefined;
+  const bytes = await fileSystem.read(path);
+  if (bytes === undefined) return undefined;
   let given: unknown;
   try {
-    given = JSON.parse(start.toString("utf8"));
+    given = JSON.parse(bytes.toString("utf8"));
   } catch {
+    // Not JSON: damaged, as the caller is told by undefined.
     return undefined;
   }
   const parsed = factsSchema.safeParse(given);

@@ -109,16 +109,13 @@ export class Folder {
   /** Looks at a database that nobody has open. */
   async inspect(id: string): Promise<FoundDatabase> {
     const filePath = this.filePath(id);
-    const [facts, start, createTimeMs] = await Promise.all([
-      readFacts(this.#fileSystem, join(this.#path(id), "database.json"), id),
-      this.#fileSystem.readStart(filePath, sqliteMagic.length),
-      this.#fileSystem.createTimeMs(filePath),
-    ]);
+    const facts = await readFacts(this.#fileSystem, join(this.#path(id), "database.json"), id);
+    const start = await this.#fileSystem.readStart(filePath, sqliteMagic.length);
     return {
       facts,
       hasData: start?.equals(sqliteMagic) ?? false,
       sizeBytes: this.sizeBytes(id),
-      createTimeMs: createTimeMs ?? 0,
+      createTimeMs: facts?.createTimeMs ?? (await this.#fileSystem.createTimeMs(filePath)) ?? 0,
     };
   }
 

@@ -4,9 +4,6 @@ import type { Facts } from "./facts.ts";
 import type { Folder, FoundDatabase } from "./folder.ts";
 import type { EngineLog } from "./options.ts";
 
-/** Folders looked at side by side. */
-const inspectConcurrency = 32;
-
 export interface ReconcileContext {
   readonly catalog: Catalog;
   readonly folder: Folder;
@@ -32,13 +29,7 @@ export async function reconcile(context: ReconcileContext): Promise<void> {
   const toInspect = catalog.wasClean ? ids.filter((id) => !known.has(id) || stopped.has(id)) : ids;
 
   const rows: CatalogRow[] = [];
-  let at = 0;
-  const inspectNext = async () => {
-    for (let id = toInspect[at++]; id !== undefined; id = toInspect[at++]) {
-      rows.push(await inspected(context, id, await folder.inspect(id)));
-    }
-  };
-  await Promise.all(Array.from({ length: inspectConcurrency }, inspectNext));
+  for (const id of toInspect) rows.push(await inspected(context, id, await folder.inspect(id)));
 
   catalog.inTransaction(() => {
     for (const id of gone) {
