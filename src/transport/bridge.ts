@@ -8,7 +8,7 @@ import { type Exchange, type HeaderFields, writeAll } from "./exchange.ts";
 import { binaryTypeOf, decodeText, encodeText, isGrpcWebText, textTypeOf } from "./grpc-web-text.ts";
 import { ignore } from "./ignore.ts";
 import { codeOfAnswer, fieldsOf, grpcTrailers, trailersOf } from "./status.ts";
-import { formatGrpcTimeout, parseConnectTimeout, parseGrpcTimeout } from "./timeouts.ts";
+import { deadlineMsMaxOf, formatGrpcTimeout, parseConnectTimeout, parseGrpcTimeout } from "./timeouts.ts";
 import { callKey, type RawCall } from "./transport.ts";
 
 /** A call that Connect serves. */
@@ -69,11 +69,11 @@ export async function serveByConnect(
     };
   }
 
-  const header = headersOf(headers);
-  setDeadline(call, header, protocol, deadlineMsMax);
-  const text = isGrpcWebText(contentType);
-  if (text) header.set("content-type", binaryTypeOf(contentType));
   try {
+    const header = headersOf(headers);
+    setDeadline(call, header, protocol, deadlineMsMaxOf(method, deadlineMsMax));
+    const text = isGrpcWebText(contentType);
+    if (text) header.set("content-type", binaryTypeOf(contentType));
     const response = await handler({
       httpVersion: exchange.httpVersion,
       method: exchange.method,

@@ -30,7 +30,7 @@ import { frameOf, lengthOf, MessageReceiver, prefixLength, prefixOf, tooLarge } 
 import { ignore } from "./ignore.ts";
 import type { ServedMethod } from "./methods.ts";
 import { fieldsOf, grpcTrailers } from "./status.ts";
-import { parseGrpcTimeout } from "./timeouts.ts";
+import { deadlineMsMaxOf, parseGrpcTimeout } from "./timeouts.ts";
 import { callKey, type RawServerStreamMethod, type RawUnaryMethod } from "./transport.ts";
 
 interface OwnMethod {
@@ -159,7 +159,8 @@ class OwnCall extends Call {
 
   #readHeaders(): void {
     const { headers } = this;
-    this.setDeadline(parseGrpcTimeout(this.requestHeader("grpc-timeout"), this.#settings.deadlineMsMax));
+    const msMax = deadlineMsMaxOf(this.method, this.#settings.deadlineMsMax);
+    this.setDeadline(parseGrpcTimeout(this.requestHeader("grpc-timeout"), msMax));
     const { acceptCompression } = this.#settings.connect;
     const encoding = headers["grpc-encoding"];
     if (encoding !== undefined && encoding !== "identity") {

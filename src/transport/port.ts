@@ -59,15 +59,23 @@ export async function openPort(
   });
   http2.on("sessionError", ignore); // the session's streams are told, and its socket closes
 
+  let arriving: { readonly socket: Socket; readonly connection: Connection } | undefined;
+  http2.on("session", (session) => {
+    if (arriving === undefined) return;
+    const { socket, connection } = arriving;
+    connection.startHttp2(session, socket);
+    session.setLocalWindowSize(connectionWindowBytes);
+    session.on("stream", (stream: ServerHttp2Stream, headers: IncomingHttpHeaders) =>
+      handlers.onStream(stream, headers, connection),
+    );
+  });
   const startHttp2 = (socket: Socket, connection: Connection) => {
-    http2.once("session", (session) => {
-      connection.startHttp2(session, socket);
-      session.setLocalWindowSize(connectionWindowBytes);
-      session.on("stream", (stream: ServerHttp2Stream, headers: IncomingHttpHeaders) =>
-        handlers.onStream(stream, headers, connection),
-      );
-    });
-    http2.emit("connection", socket);
+    arriving = { socket, connection };
+    try {
+      http2.emit("connection", socket); // emits "session" before it returns
+    } finally {
+      arriving = undefined;
+    }
   };
   const startHttp1 = (socket: Socket, connection: Connection) => {
     connection.kind = "http1";

@@ -1,10 +1,16 @@
 /** Deadlines that clients send: longer ones than the server allows are cut, never refused. */
+import type { DescMethod } from "@bufbuild/protobuf";
 import { Code, ConnectError } from "@connectrpc/connect";
 
 /** Node's timers take no longer time. */
 const timerMsMax = 2 ** 31 - 1;
 
 const unitMs: Readonly<Record<string, number>> = { H: 3_600_000, M: 60_000, S: 1_000, m: 1, u: 1e-3, n: 1e-6 };
+
+/** The longest deadline that a method's calls may have. */
+export function deadlineMsMaxOf(method: DescMethod, unaryMsMax: number): number {
+  return method.methodKind === "unary" ? unaryMsMax : timerMsMax;
+}
 
 /** A client's wish, cut to what is allowed. */
 export interface Timeout {

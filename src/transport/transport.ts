@@ -21,7 +21,10 @@ export interface RawCall {
   requestHeader(name: string): string | undefined;
   /** True for Connect's GET. */
   readonly isGet: boolean;
-  /** The client's wish, already clamped to `deadlineMsMax`; undefined when there is none. Milliseconds of the clock's `now()`. */
+  /**
+   * The client's wish, on unary calls clamped to `deadlineMsMax`; undefined when there is none. Milliseconds of the clock's
+   * `now()`.
+   */
   readonly deadlineAtMs: number | undefined;
   /** True when the client wished for longer than `deadlineMsMax`. */
   readonly deadlineClamped: boolean;
@@ -128,7 +131,7 @@ export interface TransportLimits {
   readonly writeTimeoutMs: number;
   /** A connection without calls is ended after this long. */
   readonly idleTimeoutMs: number;
-  /** Longest deadline; a longer wish is cut to it. */
+  /** Longest deadline of a unary call; a longer wish is cut to it. Streams may last as long as their clients wish. */
   readonly deadlineMsMax: number;
   readonly headerBytesMax: number;
   readonly streamsPerConnectionMax: number;

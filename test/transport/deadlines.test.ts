@@ -81,6 +81,30 @@ describe.each([true, false])("deadlines and cancellation, own path %s", (ownPath
     await server.close();
   });
 
+  it("a stream may last as long as its client wishes", async () => {
+    const seen = deferred<RawCall>();
+    const server = await startTestTransport({
+      ownPath,
+      limits: { deadlineMsMax: 1_000 },
+      methods: {
+        async *query(_, call) {
+          seen.resolve(call);
+          yield { message: { case: "summary" as const, value: {} } };
+        },
+      },
+    });
+    const session = await rawHttp2(server.baseUrl);
+    const answer = await rawGrpc(session, queryPath, envelope(queryBytes()), { "grpc-timeout": "1H" });
+    expect(answer.trailers["grpc-status"]).toBe("0");
+    const call = await seen.promise;
+    expect(call.deadlineClamped).toBe(false);
+    expect((call.deadlineAtMs ?? 0) - systemClock.now()).toBeGreaterThan(3_000_000);
+    const endless = await rawGrpc(session, queryPath, envelope(queryBytes()), { "grpc-timeout": "99999999H" });
+    expect(endless.trailers["grpc-status"]).toBe("0");
+    session.close();
+    await server.close();
+  });
+
   it("a value that is no time is INVALID_ARGUMENT", async () => {
     const server = await startTestTransport({ ownPath });
     const session = await rawHttp2(server.baseUrl);

@@ -190,6 +190,41 @@ describe.each([true, false])("limits on messages, own path %s", (ownPath) => {
     await server.close();
   });
 
+  it("a reader on HTTP/1.1 that does not read is cut off too", async () => {
+    let sent = 0;
+    const over = deferred();
+    const server = await startTestTransport({
+      ownPath,
+      limits: { writeTimeoutMs: 400 },
+      methods: {
+        async *query() {
+          try {
+            const chunk = Buffer.concat([Buffer.from([0x0a, 0x80, 0x80, 0x04]), Buffer.alloc(65_536)]);
+            for (let i = 0; i < 10_000; i++) {
+              sent += chunk.length;
+              yield chunk;
+            }
+          } finally {
+            over.resolve();
+          }
+        },
+      },
+    });
+    const socket = await rawSocket(server.port);
+    socket.pause();
+    const body = envelope(queryBytes());
+    socket.write(
+      `POST ${queryPath} HTTP/1.1\r\nhost: x\r\ncontent-type: application/connect+proto\r\ncontent-length: ${body.length}\r\n\r\n`,
+    );
+    socket.write(body);
+    await over.promise;
+    expect(sent).toBeLessThan(64 * 1024 * 1024); // what the system's socket buffers take
+    await expect.poll(() => server.callsActive).toBe(0);
+    await expect.poll(() => server.connections).toBe(0);
+    socket.destroy();
+    await server.close();
+  });
+
   it("a large answer that nobody reads is cut off", async () => {
     const server = await startTestTransport({
       ownPath,
