@@ -221,6 +221,21 @@ describeEachProtocol(
         await expectFieldInvalid(api.databases.executeScript(script), "request_id");
       });
 
+      it("repeats an answer of more than 64 KiB without its result", async () => {
+        const database = await people(api);
+        const request = {
+          database,
+          statement: statement("INSERT INTO person (name) VALUES (hex(zeroblob(50000))) RETURNING name"),
+          requestId: crypto.randomUUID(),
+        };
+        const first = await api.databases.execute(request);
+        expect(rowsOf(first.result)).toEqual([["0".repeat(100_000)]]);
+        const second = await api.databases.execute(request);
+        expect(second.result).toBeUndefined();
+        expect(second.position).toEqual(first.position);
+        expect(rowsOf((await execute(api, database, "SELECT count(*) FROM person")).result)).toEqual([[4n]]);
+      });
+
       it("does not remember a statement that failed", async () => {
         const database = await people(api);
         const request = {
