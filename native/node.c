@@ -2,6 +2,7 @@
 ** stands in src/sqlite/native.ts, their other side. */
 #include "cursor.h"
 #include "pages.h"
+#include "parent.h"
 #include "runner.h"
 #include "watchdog.h"
 #include <errno.h>
@@ -232,6 +233,12 @@ static napi_value js_memory_limit(napi_env env, napi_callback_info info) {
   Arguments a = arguments(env, info);
   double d = number(&a, 0);
   watchdog_memory_limit(d > 0 && d < 9e15 ? (int64_t)d : 0);
+  return 0;
+}
+
+static napi_value js_exit_with_parent(napi_env env, napi_callback_info info) {
+  Arguments a = arguments(env, info);
+  if (!exit_with_parent((int)number(&a, 0))) return throw(env, strerror(errno));
   return 0;
 }
 
@@ -479,6 +486,7 @@ NAPI_MODULE_INIT() {
       {"output", js_output},       {"trim", js_trim},
       {"sharedPage", js_shared_page}, {"watch", js_watch},
       {"memoryLimit", js_memory_limit}, {"failure", js_failure},
+      {"exitWithParent", js_exit_with_parent},
       {"connect", js_connect},     {"guard", js_guard},
       {"trust", js_trust},         {"run", js_run},
       {"script", js_script},       {"control", js_control},

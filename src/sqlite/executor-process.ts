@@ -23,7 +23,11 @@ const SOCKET_INDEX = 3;
 /** Makes links that start a process each. `native` maps the page on this side. */
 export function processLinks(options: ExecutorsOptions, native: SharedPages): OpenLink {
   const programPath = options.programPath ?? defaultProgramPath();
-  const argument: ProgramArgument = { limits: options.limits, nativePath: options.nativePath };
+  const argument: ProgramArgument = {
+    limits: options.limits,
+    nativePath: options.nativePath,
+    serverPid: process.pid,
+  };
   return (events) => {
     const descriptor = openPage(options.random);
     const words = new Int32Array(native.sharedPage(descriptor, PAGE_BYTES));
@@ -61,7 +65,9 @@ export function processLinks(options: ExecutorsOptions, native: SharedPages): Op
         reader.push(chunk);
       } catch (error) {
         // It sends what is no protocol, so nothing it says can be believed.
-        options.log("error", "an executor broke the protocol", { error: `${error}` });
+        options.log("error", "an executor broke the protocol", {
+          error: error instanceof Error ? (error.stack ?? error.message) : `${error}`,
+        });
         socket.removeAllListeners("data");
         socket.resume();
         child.kill("SIGKILL");

@@ -146,5 +146,7 @@ export interface Native {
   watch(page: ArrayBuffer, begunWord: number, cancelWord: number): void;
   /** Interrupts statements while the process's resident memory is above this; 0: no bound. */
   memoryLimit(bytes: number): void;
+  /** From now on this process ends at once when `parentPid` is not its parent any more, whatever it is doing. */
+  exitWithParent(parentPid: number): void;
   failure(): NativeFailure;
 }

@@ -15,6 +15,7 @@ import { ANSWER_HEADER_BYTES, ANSWER_KIND, ANSWER_UNFIT, PAGE_BYTES, WORD_CANCEL
 export interface ProgramArgument {
   readonly limits: ExecutorLimits;
   readonly nativePath: string | undefined;
+  readonly serverPid: number;
 }
 
 const SOCKET_DESCRIPTOR = 3;
@@ -39,6 +40,8 @@ try {
 function start(): void {
   const argument = JSON.parse(process.argv[2] ?? "") as ProgramArgument;
   const native = loadNative(Database, argument.nativePath);
+  // A statement that cannot be interrupted would keep the write lock from the next server.
+  native.exitWithParent(argument.serverPid);
   const page = native.sharedPage(PAGE_DESCRIPTOR, PAGE_BYTES);
   native.watch(page, WORD_RUNNING, WORD_CANCEL);
   const host = new Host({
