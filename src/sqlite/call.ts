@@ -2,6 +2,7 @@
 import type { Cancel } from "./executor.ts";
 import type { Pipeline } from "./pipeline.ts";
 import type { PoolDatabase } from "./pool-database.ts";
+import { CALL_WRITES, OP_BATCH, OP_BEGIN, OP_COMMIT, OP_EXECUTE, OP_SCRIPT } from "./protocol.ts";
 
 /** How an answer reaches the caller; `body` may share memory with other answers and is never changed. */
 export type OnDone = (call: Call, flags: number, walFrames: number, body: Buffer) => void;
@@ -32,6 +33,8 @@ export interface CallInput {
 
 export class Call {
   readonly input: CallInput;
+  /** Needs the database's write lock: an autocommit write, or the begin of a transaction that may write. */
+  readonly takesLock: boolean;
   /** Where it was sent, and under which id; undefined while it waits. */
   pipeline: Pipeline | undefined;
   id = 0;
@@ -52,9 +55,19 @@ export class Call {
 
   constructor(input: CallInput) {
     this.input = input;
+    this.takesLock = isWrite(input.op) || (input.op === OP_BEGIN && (input.flags & CALL_WRITES) !== 0);
   }
 
   get bytes(): number {
     return this.input.payload.length + (this.input.head?.length ?? 0);
   }
+
+  /** May have committed something once it has begun. */
+  get mayCommit(): boolean {
+    return this.input.op === OP_COMMIT || isWrite(this.input.op);
+  }
+}
+
+function isWrite(op: number): boolean {
+  return op === OP_EXECUTE || op === OP_BATCH || op === OP_SCRIPT;
 }

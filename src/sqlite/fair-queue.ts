@@ -42,17 +42,19 @@ export class FairQueue<Owner, Item> {
     return items;
   }
 
-  /** Takes out what `unwanted` says. */
+  /** Takes out what `unwanted` says, which sees each item once. */
   remove(unwanted: (item: Item) => boolean): Item[] {
     const removed: Item[] = [];
     for (const [owner, queue] of this.#queues) {
-      const kept = queue.filter((item) => !unwanted(item));
-      if (kept.length === queue.length) continue;
-      removed.push(...queue.filter(unwanted));
-      this.#size -= queue.length - kept.length;
+      const kept = queue.filter((item) => {
+        if (!unwanted(item)) return true;
+        removed.push(item);
+        return false;
+      });
       if (kept.length === 0) this.#queues.delete(owner);
-      else this.#queues.set(owner, kept);
+      else if (kept.length < queue.length) this.#queues.set(owner, kept);
     }
+    this.#size -= removed.length;
     return removed;
   }
 }

@@ -97,8 +97,10 @@ export class Pipeline {
   frontSinceMs = 0;
   /** Last time it had something to do. */
   lastUsedMs: number;
-  /** Why the server killed it. */
-  killedFor: "deadline" | "cancel" | undefined;
+  /** Holds too much memory: it takes no more calls and is replaced when it is idle. */
+  isFull = false;
+  /** The server killed it. */
+  wasKilled = false;
   openConnections = 0;
   residentBytes = 0;
 
@@ -150,8 +152,14 @@ export class Pipeline {
     );
   }
 
+  /** True unless calls would wait here although others have room. */
   get takesCalls(): boolean {
-    return this.state === "ready" && !this.#revoking && !this.stalled;
+    return this.state === "ready" && !this.#revoking && !this.stalled && !this.isFull;
+  }
+
+  /** How much it has to do, to compare. */
+  get load(): number {
+    return this.#count + this.waiting.size + this.queries.size + this.transactions.size;
   }
 
   /** The first unanswered call, the one that runs if any does. */
@@ -254,8 +262,8 @@ export class Pipeline {
     if (this.state === "ready") this.#control(CONTROL_RELEASE, database.number, 0, 0, undefined);
   }
 
-  kill(cause: "deadline" | "cancel" | undefined): void {
-    this.killedFor ??= cause;
+  kill(): void {
+    this.wasKilled = true;
     this.#link.kill();
   }
 

@@ -36,7 +36,7 @@ export class PoolDatabase implements ExecutorDatabase {
   /** No write may start: the pool finds out what a dead executor had committed. */
   sealed = false;
   /** Writes that wait for the lock, in order. */
-  readonly lockQueue: Call[] = [];
+  lockQueue: Call[] = [];
   wal: WalState = { salt: undefined, frames: 0 };
   lastUsedMs = 0;
   closing = false;
