@@ -328,8 +328,7 @@ describe("a pool of executor processes", () => {
        const executors = await startProcesses();
        const database = await newDatabase(executors, ${JSON.stringify(folder())});
        void database.execute(encode(${JSON.stringify(UNINTERRUPTIBLE)}), options());
-       systemClock.every(5, () => {
-         if (executors.stats().busy === 0) return;
+       systemClock.after(300, () => {
          console.log(executorPids().join(" "));
          process.kill(process.pid, "SIGKILL");
        });
@@ -342,7 +341,8 @@ describe("a pool of executor processes", () => {
     });
     await new Promise((resolve) => server.on("close", resolve));
     const pids = output.trim().split(" ").map(Number);
-    expect(pids.length).toBeGreaterThanOrEqual(2);
+    expect(pids.length).toBeGreaterThanOrEqual(1);
+    expect(pids).not.toContain(0);
     await until("they have ended", () => pids.every((pid) => !isAlive(pid)));
   });
 
