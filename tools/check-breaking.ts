@@ -4,7 +4,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
-const revision = process.env["BREAKING_AGAINST"] ?? firstThatExists("origin/main", "HEAD~1");
+const revision = process.env["BREAKING_AGAINST"] ?? earlier("origin/main", "HEAD~1");
 if (revision === undefined) {
   console.log("skipped: there is no earlier commit to compare the contracts with");
 } else {
@@ -21,6 +21,11 @@ if (revision === undefined) {
   }
 }
 
-function firstThatExists(...revisions: string[]): string | undefined {
-  return revisions.find((each) => spawnSync("git", ["rev-parse", "--verify", "--quiet", `${each}:proto`]).status === 0);
+/** The first that is a commit with contracts, and not the one that is checked out. */
+function earlier(...revisions: string[]): string | undefined {
+  const idOf = (name: string): string | undefined => {
+    const { status, stdout } = spawnSync("git", ["rev-parse", "--verify", "--quiet", name], { encoding: "utf8" });
+    return status === 0 ? stdout : undefined;
+  };
+  return revisions.find((each) => idOf(`${each}:proto`) !== undefined && idOf(each) !== idOf("HEAD"));
 }
