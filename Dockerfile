@@ -1,5 +1,7 @@
 # The image: Node 24, the bundled server, its native libraries. Nothing else runs, and not as root.
 FROM node:24-slim AS build
+# The base image's release decides the compiler's version.
+# hadolint ignore=DL3008
 RUN apt-get update \
   && apt-get install --yes --no-install-recommends gcc libc6-dev make \
   && rm -rf /var/lib/apt/lists/*
@@ -26,7 +28,8 @@ ENV NODE_ENV=production \
   STORAGE_LOCAL_DIRECTORY_PATH=/var/lib/persisto/storage \
   LOGGING_OUTPUT_FILE_PATH=/dev/null
 WORKDIR /var/lib/persisto
-USER node
+# node, by number: orchestrators check that it is not root.
+USER 1000:1000
 VOLUME /var/lib/persisto/storage
 EXPOSE 8080
 STOPSIGNAL SIGTERM

@@ -4,21 +4,26 @@ import { readFileSync } from "node:fs";
 import { loadSettings, processEnvironment } from "../src/settings/settings.ts";
 
 const tag = process.argv[2] ?? "";
-const version = tag.slice(1);
-const problems = [
-  /^v\d+\.\d+\.\d+(-[0-9A-Za-z.]+)?$/.test(tag) ? "" : `TAG must look like v1.0.0, not ${JSON.stringify(tag)}`,
-  git("status", "--porcelain") === "" ? "" : "there are changes that are not committed",
-  git("tag", "--list", tag) === "" ? "" : `${tag} exists already`,
-  JSON.parse(readFileSync("package.json", "utf8")).version === version ? "" : `package.json is not at ${version}`,
-  readFileSync("CHANGELOG.md", "utf8").includes(`## ${version}`) ? "" : `CHANGELOG.md has no section "## ${version}"`,
-].filter((problem) => problem !== "");
+const problems = problemsOf(tag);
 
 if (problems.length > 0) {
   console.error(problems.map((problem) => `- ${problem}`).join("\n"));
   process.exitCode = 1;
 } else {
-  git("tag", "--annotate", tag, "--message", `Persisto ${version}`);
+  git("tag", "--annotate", tag, "--message", `Persisto ${tag.slice(1)}`);
   push();
+}
+
+function problemsOf(name: string): string[] {
+  if (!/^v\d+\.\d+\.\d+(-[0-9A-Za-z.]+)?$/.test(name))
+    return [`TAG must look like v1.0.0, not ${JSON.stringify(name)}`];
+  const version = name.slice(1);
+  return [
+    git("status", "--porcelain") === "" ? "" : "there are changes that are not committed",
+    git("tag", "--list", name) === "" ? "" : `${name} exists already`,
+    JSON.parse(readFileSync("package.json", "utf8")).version === version ? "" : `package.json is not at ${version}`,
+    readFileSync("CHANGELOG.md", "utf8").includes(`## ${version}`) ? "" : `CHANGELOG.md has no section "## ${version}"`,
+  ].filter((problem) => problem !== "");
 }
 
 /** To the repository of the GITHUB_REPOSITORY_* settings when they are there; otherwise it says what to do. */

@@ -19,7 +19,7 @@ describe("Dockerfile", () => {
   });
 
   it("runs as a user who is not root, with a health check, a volume and a port", () => {
-    expect(rest("USER")).toEqual(["node"]);
+    expect(rest("USER")).toEqual(["1000:1000"]);
     expect(rest("HEALTHCHECK").join()).toContain('CMD ["node"');
     expect(rest("VOLUME")).toEqual(["/var/lib/persisto/storage"]);
     expect(rest("EXPOSE")).toEqual(["8080"]);
