@@ -144,16 +144,19 @@ export class Checkpoints {
 
   async #bound(database: Checkpointed): Promise<void> {
     const { wal } = database;
-    for (let pass = 0; pass < passCountMax; pass++) {
-      const left = await this.#pass(database, "passive");
-      // Without readers the next write starts over, and its report puts dueFrames back; with readers this one counts.
-      wal.dueFrames = wal.reportedFrames + this.#step;
-      if (left === 0) return;
+    for (let pass = 0; pass < passCountMax && wal.reportedFrames < this.#limits.checkpointPauseFrames; pass++) {
+      if ((await this.#pass(database, "passive")) === 0) break;
     }
+    // When the next write starts the WAL over, its report puts this back.
+    wal.dueFrames = wal.reportedFrames + this.#step;
+    // All may be copied, and a write have come in between: then the WAL grows on, however often it is copied.
     if (wal.reportedFrames < this.#limits.checkpointPauseFrames) return;
     const paused = await database.pauseWrites(this.#limits.checkpointPauseMsMax);
     try {
-      if (paused) await this.#pass(database, "passive");
+      // Also when somebody still writes: then it copies what there is.
+      const left = await this.#pass(database, "passive");
+      // Everything is copied and still it may not start over: a read is in the way, and pausing often does not help.
+      if (paused && left === 0) wal.dueFrames = wal.reportedFrames + this.#limits.checkpointPauseFrames;
     } finally {
       database.resumeWrites();
     }

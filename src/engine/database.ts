@@ -277,6 +277,7 @@ export class HostedDatabase implements Checkpointed {
     if (position.lineage !== this.lineage) throw new Failure("LINEAGE_CHANGED", { lineage: this.lineage });
     const { limits, clock } = this.#host;
     if (position.sequence <= this.#position.sequence) return;
+    if (options.cancel?.cancelled) throw new CallCancelled();
     if (this.#positionWaits.length >= limits.positionWaitCountMax) {
       throw new Failure(
         "DATABASE_BUSY",
@@ -376,16 +377,6 @@ export class HostedDatabase implements Checkpointed {
     return this.#fault;
   }
 
-  /** Sees to it that nothing more is done to the files of a stopped database, also when its handle is dropped. */
-  async #leaveAlone(): Promise<void> {
-    try {
-      if (!this.#isClosed) this.#save();
-      await this.#executor.close(true);
-    } catch (error) {
-      this.#host.log("error", "a stopped database did not close", { database: this.id, error });
-    }
-  }
-
   checkpoint(mode: "passive" | "truncate"): Promise<{ readonly frames: number; readonly done: number }> | undefined {
     if (this.#refusal !== undefined) return undefined;
     this.enter();
@@ -408,6 +399,16 @@ export class HostedDatabase implements Checkpointed {
     const gate = this.#gate;
     this.#gate = undefined;
     gate?.resolve();
+  }
+
+  /** Sees to it that nothing more is done to the files of a stopped database, also when its handle is dropped. */
+  async #leaveAlone(): Promise<void> {
+    try {
+      if (!this.#isClosed) this.#save();
+      await this.#executor.close(true);
+    } catch (error) {
+      this.#host.log("error", "a stopped database did not close", { database: this.id, error });
+    }
   }
 
   /** At the beginning of every call: refuses when the database is stopped, keeps the time. */
@@ -464,6 +465,7 @@ export class HostedDatabase implements Checkpointed {
       ...this.#facts,
       state: this.state,
       sequence: this.#sequence,
+      sizeBytes: this.#host.folder.sizeBytes(this.id),
       lastAccessTimeMs: this.#lastAccessTimeMs,
     };
     this.#host.catalog.put(this.#row);

@@ -291,7 +291,7 @@ class LocalEngine implements Engine {
       return held;
     } catch (error) {
       database.leave();
-      throw error;
+      throw database.causeOf(error, options);
     }
   }
 

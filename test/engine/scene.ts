@@ -16,6 +16,7 @@ import { openEngine } from "../../src/engine/local-engine.ts";
 import type { EngineLimits } from "../../src/engine/options.ts";
 import type { CallOptions, ExecutorDatabase, Executors, RequestRecord } from "../../src/sqlite/executor.ts";
 import { startInProcessExecutors } from "../../src/sqlite/in-process.ts";
+import { startExecutors } from "../../src/sqlite/pool.ts";
 import { executorLimits, statement, testLimits } from "./fixtures.ts";
 
 export interface SceneOptions {
@@ -23,6 +24,8 @@ export interface SceneOptions {
   readonly limits?: Partial<EngineLimits>;
   readonly fileSystem?: FileSystem;
   readonly clock?: Clock;
+  /** Executors in processes of their own, in place of one in this process. */
+  readonly processes?: boolean;
   /** Stands between the engine and a database's executors: to make them fail. */
   readonly between?: (database: ExecutorDatabase) => ExecutorDatabase;
 }
@@ -88,7 +91,8 @@ export function replaced(database: ExecutorDatabase, change: Partial<ExecutorDat
 export async function openScene(given: SceneOptions): Promise<Scene> {
   const clock = given.clock ?? systemClock;
   const lines: LogLine[] = [];
-  const executors = await startInProcessExecutors({
+  const start = given.processes === true ? startExecutors : startInProcessExecutors;
+  const executors = await start({
     limits: executorLimits,
     clock,
     random: Math.random,
