@@ -17,6 +17,7 @@ import type { EngineLimits } from "../../src/engine/options.ts";
 import type { CallOptions, ExecutorDatabase, Executors, RequestRecord } from "../../src/sqlite/executor.ts";
 import { startInProcessExecutors } from "../../src/sqlite/in-process.ts";
 import { startExecutors } from "../../src/sqlite/pool.ts";
+import { CountingClock } from "../support/manual-clock.ts";
 import { executorLimits, statement, testLimits } from "./fixtures.ts";
 
 export interface SceneOptions {
@@ -40,6 +41,8 @@ export interface Scene {
   readonly engine: Engine;
   readonly executors: Executors;
   readonly lines: LogLine[];
+  /** Timers that the engine itself has set. */
+  timerCount(): number;
   /** Options of a call with a deadline of `ms`. */
   options(change?: Partial<CallOptions> & { readonly ms?: number }): CallOptions;
   create(id: string, change?: Partial<CreateDatabaseInput>): Promise<DatabaseInfo>;
@@ -91,6 +94,7 @@ export function replaced(database: ExecutorDatabase, change: Partial<ExecutorDat
 export async function openScene(given: SceneOptions): Promise<Scene> {
   const clock = given.clock ?? systemClock;
   const lines: LogLine[] = [];
+  const engineClock = new CountingClock(clock);
   const start = given.processes === true ? startExecutors : startInProcessExecutors;
   const executors = await start({
     limits: executorLimits,
@@ -101,7 +105,7 @@ export async function openScene(given: SceneOptions): Promise<Scene> {
   const engine = await openEngine({
     directoryPath: given.directoryPath,
     executors: given.between === undefined ? executors : withBetween(executors, given.between),
-    clock,
+    clock: engineClock,
     random: (byteCount) => randomBytes(byteCount),
     log: (level, message, facts) => lines.push({ level, message, facts }),
     limits: { ...testLimits, ...given.limits },
@@ -120,6 +124,7 @@ export async function openScene(given: SceneOptions): Promise<Scene> {
     engine,
     executors,
     lines,
+    timerCount: () => engineClock.timerCount,
     options,
     create: (id, change = {}) =>
       engine.createDatabase({

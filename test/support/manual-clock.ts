@@ -32,11 +32,6 @@ export class ManualClock implements Clock {
     return this.#add({ atMs: this.#nowMs + ms, everyMs: ms, run });
   }
 
-  /** Timers that are set. */
-  get timerCount(): number {
-    return this.#timers.size;
-  }
-
   /** Moves on, and runs what falls due on the way, in order. */
   advance(ms: number): void {
     const endMs = this.#nowMs + ms;
@@ -57,5 +52,53 @@ export class ManualClock implements Clock {
   #add(timer: Timer): () => void {
     this.#timers.add(timer);
     return () => this.#timers.delete(timer);
+  }
+}
+
+/** The same clock, with a count of the timers that are set through it. */
+export class CountingClock implements Clock {
+  timerCount = 0;
+  readonly #clock: Clock;
+
+  constructor(clock: Clock) {
+    this.#clock = clock;
+  }
+
+  now(): number {
+    return this.#clock.now();
+  }
+
+  wallMs(): number {
+    return this.#clock.wallMs();
+  }
+
+  after(ms: number, run: () => void): () => void {
+    const end = this.#counted();
+    const cancel = this.#clock.after(ms, () => {
+      end();
+      run();
+    });
+    return () => {
+      end();
+      cancel();
+    };
+  }
+
+  every(ms: number, run: () => void): () => void {
+    const end = this.#counted();
+    const cancel = this.#clock.every(ms, run);
+    return () => {
+      end();
+      cancel();
+    };
+  }
+
+  #counted(): () => void {
+    let isSet = true;
+    this.timerCount++;
+    return () => {
+      if (isSet) this.timerCount--;
+      isSet = false;
+    };
   }
 }
