@@ -222,7 +222,7 @@ export function protocolOf(contentType: string): RawCall["protocol"] {
 }
 
 /** HTTP/1.1 has no trailers that gRPC clients could read. */
-export function refuseGrpcOverHttp1(exchange: Exchange): void {
+function refuseGrpcOverHttp1(exchange: Exchange): void {
   exchange.respond(505, { "content-type": "text/plain", connection: "close" }, { end: false, trailers: false });
   exchange.write(Buffer.from("gRPC needs HTTP/2; over HTTP/1.1 use gRPC-Web or Connect\n"));
   exchange.end();

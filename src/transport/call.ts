@@ -150,6 +150,7 @@ export abstract class Call implements RawCall {
     if (this.phase !== "sending" && this.ended === undefined) {
       this.#left = true;
       this.ended = leftError(resetCode);
+      this.code = this.ended.code;
     }
     this.phase = "over";
     this.#book.remove(this);

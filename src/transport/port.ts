@@ -110,7 +110,14 @@ export async function openPort(
       }
     });
   });
-  await listen(server, options.host, options.port);
+  try {
+    await listen(server, options.host, options.port);
+  } catch (error) {
+    secure?.certificates.close();
+    throw error;
+  }
+  // No descriptors left, say: the listening goes on, and so must the process.
+  server.on("error", (error) => options.onProblem?.("a connection could not be accepted", error));
   return {
     number: (server.address() as AddressInfo).port,
     stopListening() {

@@ -278,6 +278,12 @@ describe("limits on connections", () => {
     await server.close();
   });
 
+  it("a port that is taken is told by the start", async () => {
+    const server = await startTestTransport();
+    await expect(startTestTransport({ port: server.port })).rejects.toThrow(/EADDRINUSE/);
+    await server.close();
+  });
+
   it("more connections than allowed are closed", async () => {
     const server = await startTestTransport({ limits: { connectionCountMax: 2 } });
     const first = await rawSocket(server.port);
