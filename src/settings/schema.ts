@@ -163,6 +163,13 @@ export const groupTitles: Readonly<Record<keyof Schema, string>> = {
   github: "Release",
 };
 
+/** What holds for a whole group. */
+export const groupNotes: Readonly<Partial<Record<keyof Schema, string>>> = {
+  stages: "Read and checked; heeded from the version on that moves databases between stages.",
+  storage:
+    "The local stage is served; what names the memory and remote stages is read and checked, and heeded when they are.",
+};
+
 /** Every setting in the order of the table. */
 export function allSettings(): readonly {
   readonly group: keyof Schema;

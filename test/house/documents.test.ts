@@ -79,6 +79,30 @@ describe("documents", () => {
     ]);
   });
 
+  it("promise no setting that nothing heeds, but those of later stages", () => {
+    const text = [
+      ...files("src", ".ts").filter((path) => !/settings\/(schema|limits)\.ts$/.test(path)),
+      "tools/tag-release.ts",
+    ]
+      .map(read)
+      .join("\n");
+    const unheeded = allSettings().filter(({ key }) => !new RegExp(`\\b${key}\\b`).test(text));
+    expect(unheeded.map(({ setting }) => setting.name)).toEqual([
+      "SETTINGS_AUTO_STAGE_MOVEMENT",
+      "SETTINGS_DEFAULT_DATABASE_CREATION_STAGE",
+      "SETTINGS_PERSISTENCE_STAGE",
+      "SETTINGS_REQUEST_COUNT_THRESHOLD",
+      "SETTINGS_AUTO_SYNC_ENABLED",
+      "STORAGE_MEMORY_NAME",
+      "STORAGE_REMOTE_NAME",
+      "STORAGE_REMOTE_ACCESS_KEY_ID",
+      "STORAGE_REMOTE_SECRET_KEY",
+      "STORAGE_REMOTE_BUCKET_NAME",
+      "STORAGE_REMOTE_ENDPOINT",
+      "STORAGE_REMOTE_REGION",
+    ]);
+  });
+
   it("quote make targets that exist", () => {
     const targets = new Set([...read("Makefile").matchAll(/^([a-z-]+):/gm)].map(([, name]) => name));
     const unknown = pages.flatMap((page) =>
