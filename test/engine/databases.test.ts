@@ -342,7 +342,7 @@ describe("delete", () => {
     let worked = 0;
     await Promise.all(
       Array.from({ length: 12 }, async (_, worker) => {
-        for (let step = 0; step < 25; step++) {
+        for (let step = 0; worked < 60; step++) {
           const id = `d${(worker + step) % 4}`;
           try {
             const kind = (worker * 31 + step * 17) % 5;
@@ -355,11 +355,11 @@ describe("delete", () => {
           } catch (error) {
             expect(error).toBeInstanceOf(Failure);
             expect(allowed).toContain((error as Failure).reason);
+            await new Promise(setImmediate);
           }
         }
       }),
     );
-    expect(worked).toBeGreaterThan(0);
     const { databases } = await scene.list();
     expect(readdirSync(join(directoryPath, "databases")).sort()).toEqual(databases.map((each) => each.id));
     await scene.close();
