@@ -9,6 +9,9 @@ import { startExecutors } from "./sqlite/pool.ts";
 /** By name: their modules are loaded late. */
 const foreseen = new Set(["FolderInUseError", "CatalogVersionError", "NativeLibraryError"]);
 
+/** A second signal that comes this soon is the first one again: npm passes on what the terminal has sent already. */
+const echoMs = 250;
+
 try {
   await main();
 } catch (error) {
@@ -49,15 +52,16 @@ async function main(): Promise<void> {
   });
   announce(settings, server.port, log);
 
-  let isEnding = false;
+  let endingSinceMs: number | undefined;
   for (const signal of ["SIGTERM", "SIGINT"] as const) {
     process.on(signal, () => {
-      if (isEnding) {
+      if (endingSinceMs !== undefined) {
+        if (systemClock.now() - endingSinceMs < echoMs) return;
         log.warn("ends at once", { signal });
         log.flush();
         process.exit(0);
       }
-      isEnding = true;
+      endingSinceMs = systemClock.now();
       log.info("drains: running calls may end; a second signal ends at once", { signal });
       void server.drain().then(
         () => {

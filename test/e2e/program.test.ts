@@ -85,6 +85,24 @@ describe("the program", () => {
     expect(children.filter(isAlive)).toEqual([]);
   });
 
+  it("takes a signal that comes twice at once for one, and a later one for the wish to end at once", async () => {
+    const server = await start(newFolder());
+    const client = clientOf(server);
+    await client.createDatabase({ database: "busy" });
+    const sql = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n";
+    const endless = client.read({ database: "busy", statement: { sql } }).catch((error: unknown) => error);
+    await expect.poll(() => callsRunning(server)).toBe(1);
+    process.kill(server.pid, "SIGINT");
+    process.kill(server.pid, "SIGTERM");
+    await expect.poll(() => server.output).toContain("drains");
+    // It goes on draining: the endless statement has twenty seconds.
+    await new Promise((resolve) => setTimeout(resolve, 400));
+    expect(server.output).not.toContain('"message":"ends at once"');
+    expect(await server.end("SIGTERM")).toBe(0);
+    expect(server.output).toContain('"message":"ends at once"');
+    expect(await endless).toBeInstanceOf(ConnectError);
+  });
+
   it("refuses a folder that another server uses, and says so in one line", async () => {
     const folder = newFolder();
     await start(folder);
@@ -154,6 +172,11 @@ describe("the program", () => {
     await expect.poll(() => children.filter(isAlive), { timeout: 5000 }).toEqual([]);
   });
 });
+
+async function callsRunning({ port }: ServerProcess): Promise<number> {
+  const metrics = await (await fetch(`http://127.0.0.1:${port}/metrics`)).text();
+  return Number(/^persisto_executor_calls_running (\d+)/m.exec(metrics)?.[1]);
+}
 
 function childrenOf(pid: number): number[] {
   return readdirSync("/proc")
