@@ -342,7 +342,7 @@ describe("delete", () => {
     let worked = 0;
     await Promise.all(
       Array.from({ length: 12 }, async (_, worker) => {
-        for (let step = 0; worked < 60; step++) {
+        for (let step = 0; worked < 25; step++) {
           const id = `d${(worker + step) % 4}`;
           try {
             const kind = (worker * 31 + step * 17) % 5;
