@@ -183,7 +183,7 @@ function callOptions(timeoutMs: number | undefined): { deadline?: number } {
 function toMetadata(header: ConstructorParameters<typeof Headers>[0]): Metadata {
   const metadata = new Metadata();
   for (const [key, value] of new Headers(header)) {
-    metadata.add(key, value);
+    metadata.add(key, key.endsWith("-bin") ? Buffer.from(value, "base64") : value);
   }
   return metadata;
 }
