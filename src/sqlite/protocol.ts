@@ -98,6 +98,9 @@ export const ANSWER_WAL_FRAMES = 8;
 
 export const SALT_BYTES = 8;
 
+/** In front of a query's statement: how many chunks may be sent at first. */
+export const QUERY_WINDOW_BYTES = 4;
+
 export interface Hello {
   readonly sqliteVersion: string;
 }
