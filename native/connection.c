@@ -32,6 +32,11 @@ static int committed(void *context, sqlite3 *db, const char *schema, int frames)
   return SQLITE_OK;
 }
 
+static void rolled_back(void *context) {
+  Connection *c = context;
+  c->rollbacks++;
+}
+
 int connection_opened(sqlite3 *db, char **error, const sqlite3_api_routines *api) {
   (void)error;
   (void)api;
@@ -56,6 +61,7 @@ Connection *connection_take(int cache_count, int *rc) {
   if ((*rc = sqlite3_db_config(c->db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, (int *)0))) return 0;
   if ((*rc = sqlite3_wal_autocheckpoint(c->db, 0))) return 0;
   sqlite3_wal_hook(c->db, committed, c);
+  sqlite3_rollback_hook(c->db, rolled_back, c);
   if ((*rc = statement_replace_last_insert_rowid(c))) return 0;
   newest = 0;
   c->refs++;
@@ -75,18 +81,32 @@ void connection_release(Connection *c) {
   }
 }
 
-int connection_fixed(Connection *c, Fixed which) {
-  static const char *const sql[FIXED_COUNT] = {
-      "BEGIN", "BEGIN IMMEDIATE", "COMMIT", "ROLLBACK", "SAVEPOINT _persisto_statement", "RELEASE _persisto_statement",
-      "ROLLBACK TO _persisto_statement",
-  };
-  int trusted = c->guard.trusted, rc = SQLITE_OK;
+static const char *const fixed_sql[FIXED_COUNT] = {
+    [FIXED_BEGIN] = "BEGIN",
+    [FIXED_BEGIN_IMMEDIATE] = "BEGIN IMMEDIATE",
+    [FIXED_COMMIT] = "COMMIT",
+    [FIXED_ROLLBACK] = "ROLLBACK",
+    [FIXED_PROTECT] = "SAVEPOINT _persisto_statement",
+    [FIXED_ACCEPT] = "RELEASE _persisto_statement",
+    [FIXED_UNDO] = "ROLLBACK TO _persisto_statement",
+};
+
+int connection_prepare_fixed(Connection *c, Fixed which) {
+  if (c->fixed[which]) return SQLITE_OK;
+  int trusted = c->guard.trusted;
   c->guard.trusted = 1;
-  if (!c->fixed[which]) rc = sqlite3_prepare_v3(c->db, sql[which], -1, SQLITE_PREPARE_PERSISTENT, &c->fixed[which], 0);
-  if (!rc) {
-    rc = sqlite3_step(c->fixed[which]);
-    sqlite3_reset(c->fixed[which]);
-  }
+  int rc = sqlite3_prepare_v3(c->db, fixed_sql[which], -1, SQLITE_PREPARE_PERSISTENT, &c->fixed[which], 0);
+  c->guard.trusted = trusted;
+  return rc;
+}
+
+int connection_fixed(Connection *c, Fixed which) {
+  int rc = connection_prepare_fixed(c, which);
+  if (rc) return rc;
+  int trusted = c->guard.trusted;
+  c->guard.trusted = 1;
+  rc = sqlite3_step(c->fixed[which]);
+  sqlite3_reset(c->fixed[which]);
   c->guard.trusted = trusted;
   return rc;
 }

@@ -30,7 +30,7 @@ struct Connection {
   Cursor *cursors;
   sqlite3_stmt *fixed[FIXED_COUNT];
   int wal_frames;
-  int64_t commits;
+  int64_t commits, rollbacks;
   /* See statement_mark_inserts. */
   sqlite3_int64 marker, rowid_before;
   int marking;
@@ -49,6 +49,8 @@ void connection_release(Connection *c);
 
 /* SQLite's result code; SQLITE_DONE when it ran. */
 int connection_fixed(Connection *c, Fixed which);
+/* Compiles it now, so that memory is not needed when it is. SQLITE_OK or SQLite's result code. */
+int connection_prepare_fixed(Connection *c, Fixed which);
 /* The same for text, once: SAVEPOINT and its kin. */
 int connection_trusted(Connection *c, const char *sql);
 

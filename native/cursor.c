@@ -20,14 +20,12 @@ static int begin(Cursor *k, Slice bytes, const Options *opt, Failure *f) {
   if (request_read(bytes, (size_t)sqlite3_limit(c->db, SQLITE_LIMIT_VARIABLE_NUMBER, -1), f)) return -1;
   k->s = statement_take(c, request.sql, opt->scope, flags, f);
   if (!k->s || statement_bind(c, k->s, f)) return -1;
+  k->rollbacks = c->rollbacks;
   int rc = sqlite3_step(k->s->stmt);
   if (rc != SQLITE_ROW && rc != SQLITE_DONE) return fail_sqlite(f, FAILED_STEP, c->db);
   k->at_row = rc == SQLITE_ROW;
   k->done = rc == SQLITE_DONE;
-  Out none = {0};
-  int ok = statement_columns(k->s, &none); /* their count is learnt there */
-  out_free(&none);
-  return ok ? 0 : fail_memory(f);
+  return statement_make_columns(k->s) ? 0 : fail_memory(f);
 }
 
 Cursor *cursor_open(Connection *c, Slice bytes, const Options *opt, Failure *f) {
@@ -78,6 +76,11 @@ int cursor_next(Cursor *k, const Chunk *chunk, Out *o, Failure *f) {
     return 0;
   }
   int result = call_begin(&call, k->c, k->flags | RUN_READ_ONLY, chunk->deadline_ms, chunk->soft_ms, f);
+  if (!result && k->rollbacks != k->c->rollbacks) {
+    /* SQLite lets reads go on after a rollback; FTS5 frees what they use (3.54). */
+    result = fail(f, FAILED_STEP, "the transaction was rolled back");
+    f->code = SQLITE_ABORT_ROLLBACK;
+  }
   if (!result) result = fill(k, chunk, o, f);
   call_disarm(&call);
   if (result > 0 && k->at_row && call.cause) {

@@ -1,4 +1,5 @@
-/* Statements run a chunk at a time. A cursor holds its snapshot until it is closed or at its end. */
+/* Statements run a chunk at a time. A cursor holds its snapshot until it is closed or at its end. A rollback on its connection
+** ends it, and so does an interrupt there. */
 #ifndef PERSISTO_CURSOR_H
 #define PERSISTO_CURSOR_H
 #include "runner.h"
@@ -15,7 +16,7 @@ struct Cursor {
   uint8_t *request; /* bound without copies, so a copy of its own */
   uint32_t flags;
   int at_row, done; /* at_row: the row under the statement is not sent yet */
-  int64_t rows;
+  int64_t rows, rollbacks; /* rollbacks: of the connection, when it was opened */
 };
 
 /* Begins a read (anything else is FAILED_READ_ONLY) and takes its snapshot. */

@@ -75,11 +75,17 @@ static void abandon(Connection *c, Statement *s) {
   }
 }
 
+/* Sets the savepoint, with all that is needed to go back to it. */
+static int protect_transaction(Connection *c) {
+  return !connection_prepare_fixed(c, FIXED_UNDO) && !connection_prepare_fixed(c, FIXED_ACCEPT) &&
+         !connection_prepare_fixed(c, FIXED_ROLLBACK) && connection_fixed(c, FIXED_PROTECT) == SQLITE_DONE;
+}
+
 /* Runs a bound statement that writes. */
 static int run_write(Call *call, Statement *s, const Options *opt, Out *o, Failure *f) {
   Connection *c = call->c;
   int protect = call->in_transaction && sqlite3_column_count(s->stmt) > 0, rc = SQLITE_OK;
-  if (protect && connection_fixed(c, FIXED_PROTECT) != SQLITE_DONE) return fail_sqlite(f, FAILED_STEP, c->db);
+  if (protect && !protect_transaction(c)) return fail_sqlite(f, FAILED_STEP, c->db);
   sqlite3_int64 total = sqlite3_total_changes64(c->db), rowid;
   statement_mark_inserts(c);
   int failed = step_all(c, s, opt, o, &rc, f);
@@ -112,8 +118,8 @@ static int run(Call *call, Slice bytes, const Options *opt, Out *o, Failure *f) 
   if (request_read(bytes, (size_t)sqlite3_limit(c->db, SQLITE_LIMIT_VARIABLE_NUMBER, -1), f)) return -1;
   Statement *s = statement_take(c, request.sql, opt->scope, opt->flags, f);
   if (!s) return -1;
-  /* Room for what is written after the last step, when nothing may fail any more. */
-  if (!out_room(o, ENCODE_TAIL)) fail_memory(f);
+  /* What is written after the step that ends a statement must not fail any more: it has taken effect by then. */
+  if (!statement_make_columns(s) || !out_room(o, s->columns_size + 2 * ENCODE_TAIL)) fail_memory(f);
   else if (!statement_bind(c, s, f))
     result = sqlite3_stmt_readonly(s->stmt) ? step_all(c, s, opt, o, &rc, f) : run_write(call, s, opt, o, f);
   statement_give(c, s);

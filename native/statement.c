@@ -347,32 +347,33 @@ static void put_name(Out *o, uint8_t tag, const char *name) {
   if (name && *name) put_field(o, tag, name, strlen(name));
 }
 
-int statement_columns(Statement *s, Out *o) {
+int statement_make_columns(Statement *s) {
   int prepared = sqlite3_stmt_status(s->stmt, SQLITE_STMTSTATUS_REPREPARE, 0);
-  if (s->columns_of != prepared) {
-    Out all = {0}, one = {0};
-    s->column_count = sqlite3_column_count(s->stmt);
-    for (int i = 0; i < s->column_count; i++) {
-      const char *name = sqlite3_column_name(s->stmt, i);
-      if (!name) all.failed = 1;
-      one.len = 0;
-      put_name(&one, 0x0a, name);
-      put_name(&one, 0x12, sqlite3_column_decltype(s->stmt, i));
-      put_name(&one, 0x1a, sqlite3_column_table_name(s->stmt, i));
-      put_name(&one, 0x22, sqlite3_column_origin_name(s->stmt, i));
-      put_field(&all, 0x0a, one.data, one.len);
-    }
-    int bad = all.failed | one.failed;
-    out_free(&one);
-    free(s->columns);
-    s->columns = bad ? 0 : all.data;
-    s->columns_size = bad ? 0 : all.len;
-    s->columns_of = bad ? -1 : prepared;
-    if (bad) {
-      out_free(&all);
-      return 0;
-    }
+  if (s->columns_of == prepared) return 1;
+  Out all = {0}, one = {0};
+  s->column_count = sqlite3_column_count(s->stmt);
+  for (int i = 0; i < s->column_count; i++) {
+    const char *name = sqlite3_column_name(s->stmt, i);
+    if (!name) all.failed = 1;
+    one.len = 0;
+    put_name(&one, 0x0a, name);
+    put_name(&one, 0x12, sqlite3_column_decltype(s->stmt, i));
+    put_name(&one, 0x1a, sqlite3_column_table_name(s->stmt, i));
+    put_name(&one, 0x22, sqlite3_column_origin_name(s->stmt, i));
+    put_field(&all, 0x0a, one.data, one.len);
   }
+  int bad = all.failed | one.failed;
+  if (bad) out_free(&all);
+  out_free(&one);
+  free(s->columns);
+  s->columns = all.data;
+  s->columns_size = all.len;
+  s->columns_of = bad ? -1 : prepared;
+  return !bad;
+}
+
+int statement_columns(Statement *s, Out *o) {
+  if (!statement_make_columns(s)) return 0;
   put_bytes(o, s->columns, s->columns_size);
   return !o->failed;
 }

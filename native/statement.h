@@ -43,8 +43,10 @@ int statement_bind(Connection *c, Statement *s, Failure *f);
 /* Ends the statement, and drops it or gives it back to the cache. */
 void statement_give(Connection *c, Statement *s);
 
-/* Appends `repeated Column columns = 1`. To be called after the first step: a changed schema makes SQLite compile again inside
-** it. False when memory is short. */
+/* Makes what statement_columns appends. To be called again after the first step: a changed schema makes SQLite compile again
+** inside it. False when memory is short. */
+int statement_make_columns(Statement *s);
+/* Appends `repeated Column columns = 1`. */
 int statement_columns(Statement *s, Out *o);
 
 void cache_clear(Connection *c);

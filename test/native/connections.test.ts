@@ -10,6 +10,7 @@ import { failureOf, native, type Opened, open, statement, value } from "./suppor
 const folder = temporaryFolders();
 const openFiles = (): number => readdirSync("/proc/self/fd").length;
 const SQLITE_BUSY = 5;
+const SQLITE_ABORT_ROLLBACK = 516;
 
 describe("the library", () => {
   it("is one a process, and needs no SQLite for shared pages", () => {
@@ -68,6 +69,19 @@ describe("cursors", () => {
     expect(native.checkpoint(writer.connection, 3)).toEqual([0, 0, 0]);
     reader.database.close();
     writer.database.close();
+  });
+
+  it("end with a rollback on their connection", () => {
+    const db = open();
+    rows(db, 5);
+    db.control("begin");
+    const cursor = db.cursor(statement("SELECT n FROM t"));
+    expect(db.next(cursor, { rowsMax: 2 })).toBeDefined();
+    db.run("DELETE FROM t WHERE n = 4");
+    db.control("rollback");
+    expect(failureOf(() => db.next(cursor))).toMatchObject({ kind: FAILED_STEP, code: SQLITE_ABORT_ROLLBACK });
+    expect(db.next(db.cursor(statement("SELECT n FROM t")))).toBeDefined();
+    db.database.close();
   });
 
   it("refuse to write", () => {

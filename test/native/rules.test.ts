@@ -40,7 +40,7 @@ function forbidden(failure: NativeFailure, sql: string): void {
 }
 
 describe("statements", () => {
-  const refused: readonly (readonly [string, string, string?])[] = [
+  const refused: readonly [sql: string, action: string, resource?: string][] = [
     ["ATTACH '/etc/passwd' AS x", "ATTACH"],
     ["/**/ATTACH ':memory:' AS x", "ATTACH"],
     ["EXPLAIN ATTACH ':memory:' AS x", "ATTACH"],
@@ -80,7 +80,7 @@ describe("statements", () => {
     ["UPDATE words_data SET block = x''", "WRITE", "words_data"],
     ["DELETE FROM boxes_node", "WRITE"],
   ];
-  it.each(refused)("%s", (sql, action, resource) => {
+  it.each(refused.map(([sql, ...rest]) => ({ sql, rest })))("$sql", ({ sql, rest: [action, resource] }) => {
     const db = guarded();
     const failure = failureOf(() => db.script(sql));
     forbidden(failure, sql);
