@@ -167,7 +167,7 @@ export class Http2Client {
     else if (type === frameSettings && (flags & flagAck) === 0) this.#write(frameHead(0, frameSettings, flagAck, 0));
     else if (type === framePing && (flags & flagAck) === 0) {
       this.#write(Buffer.concat([frameHead(8, framePing, flagAck, 0), payload]));
-    } else if (type === frameGoAway) this.#fail(new Error("the server sent GOAWAY"));
+    } else if (type === frameGoAway) this.#fail(new Error(`the server sent GOAWAY, error ${payload.readUInt32BE(4)}`));
     else if (type === frameContinuation) this.#fail(new Error("unexpected CONTINUATION"));
   }
 

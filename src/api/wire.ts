@@ -338,7 +338,10 @@ export function encodePositionField(field: number, position: Position): Uint8Arr
   if (lineage.length > 0) {
     out[at++] = (1 << 3) | wireBytes;
     out[at++] = lineage.length;
-    at += out.write(lineage, at, "latin1");
+    // Sixteen hex digits, written for every answer: a call into Node's own encoder costs more than the loop.
+    for (let index = 0; index < lineage.length; index++) {
+      out[at++] = lineage.charCodeAt(index);
+    }
   }
   if (sequence > 0n) {
     out[at++] = (2 << 3) | wireVarint;

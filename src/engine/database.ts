@@ -161,7 +161,8 @@ export class HostedDatabase implements Checkpointed {
     try {
       requireStage(durability);
       if (record !== undefined) this.#refuseCreateRecord(record);
-      await this.beginWrite();
+      const begin = this.beginWrite();
+      if (begin !== undefined) await begin;
       let result: CallResult;
       try {
         const executor = this.#executor;
@@ -173,7 +174,10 @@ export class HostedDatabase implements Checkpointed {
       } finally {
         this.endWrite();
       }
-      return await this.acknowledge(result, durability);
+      const answer = this.committed(result);
+      // A stored answer may be of a write that was less durable, or whose flush nobody lived to see.
+      if (durability === "local" && (result.committed || result.replayed)) await this.#flush();
+      return answer;
     } finally {
       this.leave();
     }
@@ -228,12 +232,24 @@ export class HostedDatabase implements Checkpointed {
   }
 
   /** Before a write is sent: waits while writes are paused, sees to it that there are sequences to give out. */
-  async beginWrite(): Promise<void> {
+  beginWrite(): Promise<void> | undefined {
     this.#use();
+    if (this.#gate !== undefined) return this.#beginWriteLater();
+    if (this.wal.frames > this.#host.limits.walFramesMax) this.#refuseWrite();
+    if (this.#sequence + sequenceMargin > this.#facts.sequenceReserved) return this.#beginWriteLater();
+    this.#countWrite();
+    return undefined;
+  }
+
+  async #beginWriteLater(): Promise<void> {
     while (this.#gate !== undefined) await this.#gate.promise;
     if (this.#refusal !== undefined) throw this.#refusal;
     if (this.wal.frames > this.#host.limits.walFramesMax) this.#refuseWrite();
     if (this.#sequence + sequenceMargin > this.#facts.sequenceReserved) await this.#reserve();
+    this.#countWrite();
+  }
+
+  #countWrite(): void {
     this.lastWriteMs = this.#host.clock.now();
     this.#writes++;
   }
@@ -262,14 +278,18 @@ export class HostedDatabase implements Checkpointed {
 
   /** Takes a write's result into the position, and waits until it is as durable as was asked. */
   async acknowledge(result: CallResult, durability: DurabilityLevel): Promise<EngineAnswer> {
+    const answer = this.committed(result);
+    if (durability === "local" && (result.committed || result.replayed)) await this.#flush();
+    return answer;
+  }
+
+  /** Takes a write's result into the position. */
+  committed(result: CallResult): EngineAnswer {
     if (result.committed) {
       this.#advance();
       this.#host.checkpoints.committed(this, result.walFrames);
     }
-    const answer: EngineAnswer = { body: result.body, position: this.#position, durablePosition: undefined };
-    // A stored answer may be of a write that was less durable, or whose flush nobody lived to see.
-    if (durability === "local" && (result.committed || result.replayed)) await this.#flush();
-    return answer;
+    return { body: result.body, position: this.#position, durablePosition: undefined };
   }
 
   /** Waits until the database is at `position`. */

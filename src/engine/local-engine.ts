@@ -243,15 +243,13 @@ class LocalEngine implements Engine {
     return this.#write(id, "script", text, durability, options, record);
   }
 
-  async read(
+  read(
     id: string,
     statement: Uint8Array,
     minPosition: Position | undefined,
     options: CallOptions,
   ): Promise<EngineAnswer> {
-    const entered = this.#enter(id);
-    const database = entered instanceof HostedDatabase ? entered : await entered;
-    return database.read(statement, minPosition, options);
+    return this.#with(id, (database) => database.read(statement, minPosition, options));
   }
 
   async query(
@@ -322,7 +320,7 @@ class LocalEngine implements Engine {
     return this.#closed;
   }
 
-  async #write(
+  #write(
     id: string,
     kind: WriteKind,
     bytes: Uint8Array,
@@ -330,9 +328,17 @@ class LocalEngine implements Engine {
     options: CallOptions,
     record: RequestRecord | undefined,
   ): Promise<EngineAnswer> {
-    const entered = this.#enter(id);
-    const database = entered instanceof HostedDatabase ? entered : await entered;
-    return database.write(kind, bytes, durability, options, record);
+    return this.#with(id, (database) => database.write(kind, bytes, durability, options, record));
+  }
+
+  /** Runs what leaves by itself. Not async: most databases are open, and a promise less counts on every call. */
+  #with<T>(id: string, run: (database: HostedDatabase) => Promise<T>): Promise<T> {
+    try {
+      const entered = this.#enter(id);
+      return entered instanceof HostedDatabase ? run(entered) : entered.then(run);
+    } catch (error) {
+      return Promise.reject(error);
+    }
   }
 
   /**

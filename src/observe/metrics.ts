@@ -56,16 +56,13 @@ type Figure = readonly [name: string, kind: "gauge" | "counter", help: string, v
 
 /** Starts measuring. prom-client, which reads the process's own figures, is loaded at the first reading. */
 export function createMetrics(sources: MetricSources): Metrics {
-  const methods = new Map<string, MethodFigures>();
+  const methods = new Map<string, Map<string, MethodFigures>>();
+  let methodCount = 0;
   const eventLoop = monitorEventLoopDelay({ resolution: 10 });
   eventLoop.enable();
   let processMetrics: Promise<{ metrics(): Promise<string> }> | undefined;
 
-  const figuresOf = (service: string, method: string): MethodFigures => {
-    const key = `${service}/${method}`;
-    const known = methods.get(key);
-    if (known !== undefined) return known;
-    if (methods.size >= METHOD_COUNT_MAX) return figuresOf("other", "other");
+  const addFigures = (service: string, method: string): MethodFigures => {
     const figures: MethodFigures = {
       labels: `service="${escapeLabel(service)}",method="${escapeLabel(method)}"`,
       calls: new Map(),
@@ -75,10 +72,14 @@ export function createMetrics(sources: MetricSources): Metrics {
       requestBytes: 0,
       responseBytes: 0,
     };
-    methods.set(key, figures);
+    const ofService = methods.get(service) ?? new Map<string, MethodFigures>();
+    methods.set(service, ofService.set(method, figures));
+    methodCount++;
     return figures;
   };
-  figuresOf("other", "other");
+  const other = addFigures("other", "other");
+  const figuresOf = (service: string, method: string): MethodFigures =>
+    methods.get(service)?.get(method) ?? (methodCount < METHOD_COUNT_MAX ? addFigures(service, method) : other);
 
   return {
     observeCall(call) {
@@ -96,7 +97,11 @@ export function createMetrics(sources: MetricSources): Metrics {
     },
     async text() {
       processMetrics ??= import("./process-metrics.ts").then(({ readProcess }) => readProcess());
-      const own = [...figureLines(readSources(sources)), ...callLines(methods.values()), ...lagLines(eventLoop)];
+      const own = [
+        ...figureLines(readSources(sources)),
+        ...callLines([...methods.values()].flatMap((ofService) => [...ofService.values()])),
+        ...lagLines(eventLoop),
+      ];
       eventLoop.reset();
       return `${own.join("\n")}\n${await (await processMetrics).metrics()}`;
     },

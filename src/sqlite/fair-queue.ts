@@ -27,10 +27,13 @@ export class FairQueue<Owner, Item> {
     if (first.done) return undefined;
     const [owner, queue] = first.value;
     const item = queue.shift();
-    // A map keeps the order of insertion: whoever was served goes behind the others.
-    this.#queues.delete(owner);
-    if (queue.length > 0) this.#queues.set(owner, queue);
     this.#size--;
+    if (queue.length === 0) this.#queues.delete(owner);
+    else if (this.#queues.size > 1) {
+      // A map keeps the order of insertion: whoever was served goes behind the others.
+      this.#queues.delete(owner);
+      this.#queues.set(owner, queue);
+    }
     return item;
   }
 

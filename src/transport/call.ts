@@ -53,7 +53,9 @@ export abstract class Call implements RawCall {
   #left = false;
   #headersSent = false;
   #notes: Record<string, string> | undefined = undefined;
-  #listeners: Set<() => void> | undefined = undefined;
+  /** Nearly always one at most, so it needs no set. */
+  #listener: (() => void) | undefined = undefined;
+  #moreListeners: Set<() => void> | undefined = undefined;
 
   constructor(init: CallInit) {
     this.#book = init.book;
@@ -108,9 +110,15 @@ export abstract class Call implements RawCall {
         wanted = false;
       };
     }
-    this.#listeners ??= new Set();
-    this.#listeners.add(listener);
-    return () => void this.#listeners?.delete(listener);
+    if (this.#listener === undefined) {
+      this.#listener = listener;
+      return () => {
+        if (this.#listener === listener) this.#listener = undefined;
+      };
+    }
+    this.#moreListeners ??= new Set();
+    this.#moreListeners.add(listener);
+    return () => void this.#moreListeners?.delete(listener);
   }
 
   /** True when the headers of the answer are decided. */
@@ -198,9 +206,12 @@ export abstract class Call implements RawCall {
   }
 
   #fire(): void {
-    const listeners = this.#listeners;
-    this.#listeners = undefined;
-    if (listeners !== undefined) for (const listener of listeners) listener();
+    const listener = this.#listener;
+    const more = this.#moreListeners;
+    this.#listener = undefined;
+    this.#moreListeners = undefined;
+    listener?.();
+    if (more !== undefined) for (const another of more) another();
   }
 }
 
