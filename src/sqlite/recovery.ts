@@ -6,6 +6,7 @@
 import { Failure } from "../failure/failure.ts";
 import type { Call } from "./call.ts";
 import { lost, lostRunning } from "./call-failures.ts";
+import type { Dispatcher } from "./dispatcher.ts";
 import type { Pipeline } from "./pipeline.ts";
 import type { PoolDatabase, WalState } from "./pool-database.ts";
 import { CALL_RECORD, DONE_COMMITTED, DONE_SALT, OP_CLOSE, OP_COMMIT, OP_ROLLBACK } from "./protocol.ts";
@@ -15,12 +16,7 @@ const DEATHS_MAX = 3;
 
 /** What recovery needs of the pool. */
 export interface RecoveryPool {
-  /** The call is not at an executor any more. */
-  unsend(call: Call): void;
-  fail(call: Call, error: Error, flags: number): void;
-  succeed(call: Call, flags: number, walFrames: number, body: Buffer): void;
-  /** Runs it again. */
-  requeue(call: Call): void;
+  readonly dispatcher: Dispatcher;
   /** Opens the database in another executor, which recovers its WAL; undefined when that cannot be done. */
   inspect(database: PoolDatabase, done: (wal: WalState | undefined) => void): void;
   /** Writes may start again. */
@@ -48,7 +44,7 @@ export class Recovery {
     const { unbegun, finished, running } = pipeline.remains();
     const waiting = pipeline.waiting.drain();
     for (const call of [...unbegun, ...finished, ...(running === undefined ? [] : [running])]) {
-      pool.unsend(call);
+      pool.dispatcher.unsend(call);
       call.deaths++;
     }
 
@@ -62,7 +58,7 @@ export class Recovery {
     for (const call of finished) if (call.mayCommit) doubt(call, false);
     if (running !== undefined) {
       if (running.mayCommit) doubt(running, true);
-      else pool.fail(running, lostRunning(running, pipeline.wasKilled, how), 0);
+      else pool.dispatcher.fail(running, lostRunning(running, pipeline.wasKilled, how), 0);
     }
     // Before anything else runs: no new write may be taken for one of these.
     for (const [database, calls] of doubts) this.#inquire(database, calls, pipeline.wasKilled, how);
@@ -82,8 +78,8 @@ export class Recovery {
     const { op, pinned } = call.input;
     const isOver = op === OP_CLOSE || op === OP_ROLLBACK;
     if (isOver || pinned !== undefined || call.deaths > DEATHS_MAX || this.#pool.isClosing)
-      this.#pool.fail(call, lost(how), 0);
-    else this.#pool.requeue(call);
+      this.#pool.dispatcher.fail(call, lost(how), 0);
+    else this.#pool.dispatcher.requeue(call);
   }
 
   /** Finds out whether anything was committed, and settles the calls that hang on it. */
@@ -101,8 +97,8 @@ export class Recovery {
       for (const { call, wasRunning } of doubts) {
         if (call.settled) continue;
         if (!isUnchanged) this.#changed(call, alone, how);
-        else if (call.input.op === OP_COMMIT) this.#pool.fail(call, lost(how), 0);
-        else if (wasRunning) this.#pool.fail(call, lostRunning(call, wasKilled, how), 0);
+        else if (call.input.op === OP_COMMIT) this.#pool.dispatcher.fail(call, lost(how), 0);
+        else if (wasRunning) this.#pool.dispatcher.fail(call, lostRunning(call, wasKilled, how), 0);
         // It had come to its end without a commit.
         else this.#runAgain(call, how);
       }
@@ -115,11 +111,11 @@ export class Recovery {
     const { input } = call;
     if (input.flags & CALL_RECORD && call.deaths <= DEATHS_MAX && call.stopCause === undefined && !this.#pool.isClosing)
       // Its record in the database tells whether it was this one.
-      this.#pool.requeue(call);
+      this.#pool.dispatcher.requeue(call);
     else if (input.op === OP_COMMIT && alone) {
       // Only the holder of the lock can have committed.
       const { salt = "", frames } = input.database.wal;
-      this.#pool.succeed(call, DONE_COMMITTED | DONE_SALT, frames, Buffer.from(salt, "latin1"));
-    } else this.#pool.fail(call, new Failure("OUTCOME_UNKNOWN", { signal: how }), 0);
+      this.#pool.dispatcher.succeed(call, DONE_COMMITTED | DONE_SALT, frames, Buffer.from(salt, "latin1"));
+    } else this.#pool.dispatcher.fail(call, new Failure("OUTCOME_UNKNOWN", { signal: how }), 0);
   }
 }

@@ -13,10 +13,10 @@ export function descriptorCount(pid: number | "self" = "self"): number {
   return readdirSync(`/proc/${pid}/fd`).length;
 }
 
-/** True once the process has a handler for SIGTERM. */
+/** True once the process has a handler for SIGHUP, the last one that executors install. */
 export function catchesSignals(pid: number): boolean {
   const caught = /^SigCgt:\s*([0-9a-f]+)$/m.exec(fileOf(`/proc/${pid}/status`))?.[1] ?? "0";
-  return ((BigInt(`0x${caught}`) >> 14n) & 1n) === 1n;
+  return (BigInt(`0x${caught}`) & 1n) === 1n;
 }
 
 /** Time that the process has computed, in hundredths of a second. */
