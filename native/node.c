@@ -24,8 +24,11 @@ static int owned;
 
 __attribute__((visibility("default"))) int sqlite3_extension_init(sqlite3 *db, char **error, const sqlite3_api_routines *api) {
   (void)db;
-  (void)error;
   SQLITE_EXTENSION_INIT2(api);
+  if (sqlite3_libversion_number() < SQLITE_VERSION_NUMBER) {
+    *error = sqlite3_mprintf("the native library is built for SQLite %s, this is %s: run make", SQLITE_VERSION, sqlite3_libversion());
+    return SQLITE_ERROR;
+  }
   int rc = sqlite3_auto_extension((void (*)(void))connection_opened);
   return rc ? rc : SQLITE_OK_LOAD_PERMANENTLY;
 }
@@ -174,11 +177,23 @@ static napi_value no_answer(napi_env env, Out *o) {
 
 /* ---- The process ---- */
 
+/* Scratch and output are the process's: one thread uses them. False, and an exception, on any other. */
+static int own(napi_env env) {
+  if (!owned) {
+    owner = pthread_self();
+    owned = 1;
+  }
+  if (pthread_equal(owner, pthread_self())) return 1;
+  throw(env, "the native library serves one thread a process");
+  return 0;
+}
+
 static napi_value js_output(napi_env env, napi_callback_info info) {
   Arguments a = arguments(env, info);
   void *data = 0;
   size_t n = 0;
   bool is_buffer = false;
+  if (!own(env)) return 0;
   if (!a.v[0] || napi_is_buffer(env, a.v[0], &is_buffer) != napi_ok || !is_buffer ||
       napi_get_buffer_info(env, a.v[0], &data, &n) != napi_ok)
     return throw(env, "a Buffer is expected");
@@ -283,9 +298,7 @@ static napi_value js_connect(napi_env env, napi_callback_info info) {
   napi_value v = 0;
   int rc;
   if (!sqlite3_api) return throw(env, "the library is not loaded into SQLite");
-  if (owned && !pthread_equal(owner, pthread_self())) return throw(env, "the native library serves one thread a process");
-  owner = pthread_self();
-  owned = 1;
+  if (!own(env)) return 0;
   uint32_t cache_count = u32(&a, 0);
   Connection *c = connection_take(cache_count > 4096 ? 4096 : (int)cache_count, &rc);
   if (!c) return throw(env, rc ? sqlite3_errstr(rc) : "no connection has been opened since");

@@ -153,22 +153,29 @@ static int run_scripted(Connection *c, Statement *s, ScriptResult *result, Failu
   return 0;
 }
 
-static int script(Connection *c, const char *sql, const Options *opt, ScriptResult *result, Failure *f) {
-  size_t named = count_named_parameters(sql);
-  if (named > NAMED_COUNT_MAX) return fail(f, FAILED_PARAMETERS, "a script has no parameters");
-  for (const char *at = sql, *tail; *at; at = tail) {
+static int script(Connection *c, const char *sql, size_t n, const Options *opt, ScriptResult *result, Failure *f) {
+  const char *at = sql, *tail;
+  if (count_named_parameters(sql) > NAMED_COUNT_MAX) return fail(f, FAILED_PARAMETERS, "a script has no parameters");
+  for (;;) {
+    while (*(at = skip_blank(at)) == ';') at++;
+    if (!*at) return 0;
     int failed = 0;
-    Statement *s = statement_compile(c, at, opt->flags, &tail, f);
+    if (atomic_load(&watchdog_cause)) { /* many small statements: each forgets the interrupt before it looks */
+      fail(f, FAILED_STEP, "interrupted");
+      f->code = SQLITE_INTERRUPT;
+      return -1;
+    }
+    Statement *s = statement_compile(c, at, n - (size_t)(at - sql), opt->flags, &tail, f);
     if (s) {
       failed = run_scripted(c, s, result, f);
       statement_give(c, s);
-    } else if (f->kind) {
-      failed = -1;
+    } else if (f->kind || tail == at) {
+      failed = f->kind ? -1 : fail(f, FAILED_TEXT, "the SQL has no statement");
       if (f->offset >= 0) f->offset += (int)(at - sql);
     }
     if (failed) return -1;
+    at = tail;
   }
-  return 0;
 }
 
 int runner_script(Connection *c, Slice text, const Options *opt, ScriptResult *result, Failure *f) {
@@ -186,7 +193,7 @@ int runner_script(Connection *c, Slice text, const Options *opt, ScriptResult *r
   if (text.n) memcpy(sql, text.p, text.n);
   sql[text.n] = 0;
   int failed = call_begin(&call, c, opt->flags, opt->deadline_ms, 0, f);
-  if (!failed) failed = script(c, sql, opt, result, f);
+  if (!failed) failed = script(c, sql, text.n, opt, result, f);
   failed = call_end(&call, failed, f);
   if (failed) f->actual = (int)result->statements;
   free(sql);

@@ -6,8 +6,8 @@
 #include <stdlib.h>
 SQLITE_EXTENSION_INIT3
 
-/* Longer texts are seldom the same twice. */
 #define CACHED_SQL_BYTES_MAX 16384
+#define CACHED_PROGRAM_BYTES_MAX 262144
 
 /* ---- Cache ---- */
 
@@ -102,20 +102,14 @@ static int read_names(Statement *s) {
   return 1;
 }
 
-/* Compiles into s. 0, or -1 with the failure set; no statement and 0 when there is only blank. */
-static int compile(Connection *c, Statement *s, const char *sql, unsigned prepare, uint32_t flags, const char **tail, Failure *f) {
+/* Compiles n bytes into s. 0, or -1 with the failure set; no statement and 0 when there is only blank. */
+static int compile(Connection *c, Statement *s, const char *sql, size_t n, uint32_t flags, const char **tail, Failure *f) {
   *tail = sql;
   guard_begin(&c->guard, flags);
   if (guard_before(&c->guard, sql, f)) return -1;
+  unsigned how = s->sql ? SQLITE_PREPARE_PERSISTENT : 0;
   /* With the NUL counted SQLite reads the text in place. */
-  size_t size = strlen(sql) + 1;
-  if (size > INT32_MAX) {
-    fail(f, FAILED_PREPARE, "the SQL is too long");
-    f->code = SQLITE_TOOBIG;
-    f->limit = SQLITE_LIMIT_SQL_LENGTH;
-    return -1;
-  }
-  if (sqlite3_prepare_v3(c->db, sql, (int)size, prepare, &s->stmt, tail)) {
+  if (sqlite3_prepare_v3(c->db, sql, (int)n + 1, how, &s->stmt, tail)) {
     fail_sqlite(f, FAILED_PREPARE, c->db);
     guard_explain(&c->guard, f);
     return -1;
@@ -127,7 +121,7 @@ static int compile(Connection *c, Statement *s, const char *sql, unsigned prepar
   return read_names(s) ? 0 : fail_memory(f);
 }
 
-Statement *statement_compile(Connection *c, const char *sql, uint32_t flags, const char **tail, Failure *f) {
+Statement *statement_compile(Connection *c, const char *sql, size_t n, uint32_t flags, const char **tail, Failure *f) {
   Statement *s = calloc(1, sizeof *s);
   f->kind = 0;
   if (!s) {
@@ -136,7 +130,7 @@ Statement *statement_compile(Connection *c, const char *sql, uint32_t flags, con
   }
   s->columns_of = -1;
   s->busy = 1;
-  if (!compile(c, s, sql, 0, flags, tail, f) && s->stmt) return s;
+  if (!compile(c, s, sql, n, flags, tail, f) && s->stmt) return s;
   free_statement(s);
   return 0;
 }
@@ -176,6 +170,12 @@ static int check_text(Connection *c, Slice sql, Failure *f) {
   return 0;
 }
 
+/* Not what has its effect while being compiled, is seldom the same twice, or holds much memory. */
+static int is_worth_keeping(const Connection *c, const Statement *s) {
+  return c->cache.count_max > 0 && !(c->guard.saw & SAW_PRAGMA) && s->sql_size <= CACHED_SQL_BYTES_MAX &&
+         sqlite3_stmt_status(s->stmt, SQLITE_STMTSTATUS_MEMUSED, 0) <= CACHED_PROGRAM_BYTES_MAX;
+}
+
 Statement *statement_take(Connection *c, Slice sql, uint32_t scope, uint32_t flags, Failure *f) {
   uint32_t rights = (flags & (RUN_READ_ONLY | RUN_TRANSACTION_PRAGMAS)) | (c->guard.trusted ? 1u << 31 : 0);
   uint32_t hash = hash_of(sql.p, sql.n, scope, rights);
@@ -199,19 +199,18 @@ Statement *statement_take(Connection *c, Slice sql, uint32_t scope, uint32_t fla
   s->hash = hash;
   s->columns_of = -1;
   s->busy = 1;
-  int keep = c->cache.count_max > 0 && sql.n <= CACHED_SQL_BYTES_MAX;
   const char *tail;
   size_t named = count_named_parameters(s->sql);
   if (named > NAMED_COUNT_MAX) {
     fail_named(f, named);
-  } else if (!compile(c, s, s->sql, keep ? SQLITE_PREPARE_PERSISTENT : 0, flags, &tail, f)) {
+  } else if (!compile(c, s, s->sql, sql.n, flags, &tail, f)) {
     if (!s->stmt) {
       fail(f, FAILED_TEXT, "the SQL has no statement");
     } else if (*(tail = skip_blank(tail))) {
       fail(f, FAILED_TEXT, "the SQL has more than one statement");
       f->offset = (int)(tail - s->sql);
     } else {
-      if (keep && !(c->guard.saw & SAW_PRAGMA)) {
+      if (is_worth_keeping(c, s)) {
         link_statement(&c->cache, s);
         evict(&c->cache);
       }

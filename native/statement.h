@@ -34,8 +34,9 @@ typedef struct Cache {
 ** part of the key, because it is not asked again. NULL with the failure set. */
 Statement *statement_take(Connection *c, Slice sql, uint32_t scope, uint32_t flags, Failure *f);
 
-/* Compiles the first statement of a text, uncached. NULL with f->kind 0 when there is only blank; *tail is what follows. */
-Statement *statement_compile(Connection *c, const char *sql, uint32_t flags, const char **tail, Failure *f);
+/* Compiles the first statement of a text of n bytes, uncached. NULL with f->kind 0 when there is only blank; *tail is what
+** follows. */
+Statement *statement_compile(Connection *c, const char *sql, size_t n, uint32_t flags, const char **tail, Failure *f);
 
 /* Binds the parameters of `request`, without copies: its bytes must stay until statement_give. */
 int statement_bind(Connection *c, Statement *s, Failure *f);

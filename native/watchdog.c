@@ -20,10 +20,9 @@ static int started, asleep;
 /* All below is guarded by the mutex. */
 static sqlite3 *armed;
 static int64_t deadline_ns, soft_ns, awake_until_ns, memory_seen_ns, memory_limit;
-static Cause cause;
 static const int32_t *begun_word, *cancel_word;
 
-atomic_int watchdog_soft;
+atomic_int watchdog_soft, watchdog_cause;
 
 int64_t now_ns(void) {
   struct timespec t;
@@ -44,7 +43,6 @@ static int64_t resident_bytes(void) {
 }
 
 static Cause look(int64_t now) {
-  if (cause) return cause;
   if (deadline_ns && now >= deadline_ns) return CAUSE_DEADLINE;
   if (cancel_word) {
     int32_t cancelled = __atomic_load_n(cancel_word, __ATOMIC_SEQ_CST);
@@ -74,7 +72,8 @@ static void *watch(void *unused) {
   for (;;) {
     int64_t now = now_ns(), next = now + TICK_NS;
     if (armed) {
-      cause = look(now);
+      Cause cause = (Cause)atomic_load(&watchdog_cause);
+      if (!cause) atomic_store(&watchdog_cause, cause = look(now));
       /* Again at each tick: SQLite forgets an interrupt when no statement is active, as between compiling and running. */
       if (cause) sqlite3_interrupt(armed);
       else if (deadline_ns && deadline_ns < next) next = deadline_ns;
@@ -125,7 +124,7 @@ int watchdog_arm(sqlite3 *db, double deadline_ms, double soft_ms) {
   int64_t now = now_ns();
   pthread_mutex_lock(&mutex);
   armed = db;
-  cause = CAUSE_NONE;
+  atomic_store(&watchdog_cause, CAUSE_NONE);
   deadline_ns = after(now, deadline_ms);
   soft_ns = after(now, soft_ms);
   awake_until_ns = now + AWAKE_NS;
@@ -140,9 +139,8 @@ int watchdog_arm(sqlite3 *db, double deadline_ms, double soft_ms) {
 
 Cause watchdog_disarm(void) {
   pthread_mutex_lock(&mutex);
-  Cause seen = cause;
+  Cause seen = (Cause)atomic_exchange(&watchdog_cause, CAUSE_NONE);
   armed = 0;
-  cause = CAUSE_NONE;
   pthread_mutex_unlock(&mutex);
   return seen;
 }

@@ -15,6 +15,8 @@ int64_t now_ns(void);
 ** cause. `soft_ms`: when watchdog_soft becomes true, which interrupts nothing. False when the thread could not be started. */
 int watchdog_arm(sqlite3 *db, double deadline_ms, double soft_ms);
 extern atomic_int watchdog_soft;
+/* A Cause while what is armed is being interrupted: for work that SQLite does not see. */
+extern atomic_int watchdog_cause;
 /* Ends it. No interrupt comes after this returns. Says what had come. */
 Cause watchdog_disarm(void);
 

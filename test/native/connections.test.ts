@@ -1,5 +1,7 @@
+import { once } from "node:events";
 import { readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
+import { Worker } from "node:worker_threads";
 import Database from "better-sqlite3";
 import { describe, expect, it } from "vitest";
 import { loadNative, loadSharedPages } from "../../src/sqlite/load-native.ts";
@@ -17,6 +19,20 @@ describe("the library", () => {
     expect(loadNative(Database)).toBe(native);
     expect(loadSharedPages()).toBe(native);
     expect(() => loadSharedPages("/nowhere/persisto.node")).toThrow("does not load");
+  });
+
+  it("serves one thread", async () => {
+    const path = join(import.meta.dirname, "../../build/persisto.node");
+    const worker = new Worker(
+      `const { parentPort, workerData } = require("node:worker_threads");
+       const native = require(workerData);
+       const message = (run) => { try { run(); return "no error"; } catch (error) { return error.message; } };
+       parentPort.postMessage([message(() => native.connect(1)), message(() => native.output(Buffer.alloc(9)))]);`,
+      { eval: true, workerData: path },
+    );
+    const [messages] = await once(worker, "message");
+    expect(messages).toEqual(Array(2).fill("the native library serves one thread a process"));
+    await worker.terminate();
   });
 
   it("takes each connection once", () => {
