@@ -50,10 +50,6 @@ import {
 import { Queries } from "./queries.ts";
 import { Transactions } from "./transactions.ts";
 import { Upkeep } from "./upkeep.ts";
-
-/** Answers gathered before they are sent while more calls wait: the server flushes logs meanwhile. */
-const CALLS_A_WRITE = 16;
-
 export interface HostOptions {
   readonly Database: typeof Database;
   readonly native: Native;
@@ -76,7 +72,6 @@ export class Host {
   readonly #queries: Queries;
   readonly #upkeep: Upkeep;
   readonly #reader = new FrameReader(FRAME_BYTES_MAX, (buffer, start, end) => this.#frame(buffer, start, end));
-  #unsent = 0;
   #closed = false;
 
   constructor(options: HostOptions) {
@@ -129,7 +124,6 @@ export class Host {
   }
 
   #flush(): void {
-    this.#unsent = 0;
     this.#answers.flush();
   }
 
@@ -159,7 +153,8 @@ export class Host {
       }
       Atomics.store(words, WORD_RUNNING, 0);
     }
-    if (++this.#unsent >= CALLS_A_WRITE) this.#flush();
+    // Nobody knows how long the next call runs, and these answers must not wait for it.
+    this.#flush();
   }
 
   #run(): void {

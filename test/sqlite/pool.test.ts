@@ -79,6 +79,20 @@ describe("a pool of executor processes", () => {
     expect(await endless).toMatchObject({ reason: "STATEMENT_TIMEOUT" });
   });
 
+  it("keeps no answer back while the statement behind it runs", async () => {
+    await start({ executorCountMin: 1, executorCountMax: 2 });
+    const [slow, ...others] = await databases(5);
+    await Promise.all(others.map((other) => execute(other, "CREATE TABLE t (x)")));
+    // All in one turn: the executor reads them together, the endless one last.
+    const calls = others.map((other) => other.read(encode("SELECT count(*) FROM t"), options()));
+    const cancel = new TestCancel();
+    const endless = failureOf((slow as ExecutorDatabase).execute(encode(ENDLESS), options({ cancel })));
+    await Promise.all(calls);
+    expect(executors.stats().busy).toBe(1);
+    cancel.cancel();
+    expect(await endless).toBeInstanceOf(CallCancelled);
+  });
+
   it("serves the reads of a database whose write takes long", async () => {
     await start();
     const [db] = (await databases(1)) as [ExecutorDatabase];
