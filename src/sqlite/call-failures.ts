@@ -49,6 +49,21 @@ export function neverSent(call: Call, nowMs: number): Error {
   return busy(database, problem, nowMs - submittedAtMs);
 }
 
+/** Failures that come before the record of an earlier run was looked for. */
+const EARLY_REASONS: ReadonlySet<Reason> = new Set<Reason>([
+  "DATABASE_BUSY",
+  "EXECUTOR_LOST",
+  "SHUTTING_DOWN",
+  "STAGE_UNAVAILABLE",
+  "STATEMENT_TIMEOUT",
+]);
+
+/** What a call is told that may have been committed before: `error` counts only when it says that no record was there. */
+export function inDoubt(error: Error, how: string): Error {
+  const isEarly = error instanceof CallCancelled || (error instanceof Failure && EARLY_REASONS.has(error.reason));
+  return isEarly ? new Failure("OUTCOME_UNKNOWN", { signal: how }) : error;
+}
+
 /** What an executor says went wrong. */
 export function errorOfNote(note: FailureNote, call: Call, nowMs: number): Error {
   const { input } = call;

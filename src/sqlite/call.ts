@@ -48,6 +48,8 @@ export class Call {
   stoppedAtMs = 0;
   /** Executors that died under it. */
   deaths = 0;
+  /** How an executor died that may have committed the call, which runs again to find its record. */
+  doubt: string | undefined;
   /** Counts against its database's bound. */
   counted = false;
   /** Takes back the listener on the caller's Cancel. */

@@ -2,7 +2,7 @@
 import type { Clock } from "../clock.ts";
 import { Failure } from "../failure/failure.ts";
 import type { Call, CallInput } from "./call.ts";
-import { busy, errorOfNote, lost, neverSent, timeout } from "./call-failures.ts";
+import { busy, errorOfNote, inDoubt, lost, neverSent, timeout } from "./call-failures.ts";
 import { CallCancelled } from "./executor.ts";
 import { FairQueue } from "./fair-queue.ts";
 import type { Pipeline } from "./pipeline.ts";
@@ -81,12 +81,21 @@ export class Dispatcher {
     else this.#route(call);
   }
 
-  /** Places a call again that was sent to an executor and did not begin there. */
+  /** Places a call again that an executor had: it did not begin there, had no effect, or has a record that tells. */
   requeue(call: Call): void {
     if (call.settled) return;
-    if (call.stopCause !== undefined) this.fail(call, neverSent(call, this.#clock.now()), stillOpen(call.input));
-    else if (call.input.database.sealed && call.takesLock) this.#queueForLock(call);
-    else this.#route(call);
+    if (call.stopCause !== undefined) {
+      this.fail(call, neverSent(call, this.#clock.now()), stillOpen(call.input));
+      return;
+    }
+    const { database } = call.input;
+    if (!database.sealed || !call.takesLock) {
+      this.#route(call);
+      return;
+    }
+    // It waits for the lock like others: a holder that waits would wait for itself.
+    if (database.lockHolder === call) database.lockHolder = undefined;
+    this.#queueForLock(call);
   }
 
   /** The database was busy: once more when the lock is free, or a little later. */
@@ -125,7 +134,7 @@ export class Dispatcher {
   fail(call: Call, error: Error, flags: number): void {
     if (call.settled) return;
     this.#settle(call);
-    call.input.onFailed(call, error, flags);
+    call.input.onFailed(call, call.doubt === undefined ? error : inDoubt(error, call.doubt), flags);
   }
 
   /** Ends a call: at once when it was not sent, else as soon as its executor can. */

@@ -16,6 +16,7 @@ import {
   CALL_ID,
   CALL_OP,
   CALL_RESULT_BYTES_MAX,
+  CALL_SALT,
   CALL_SCOPE,
   CALL_SECOND,
   CALL_TARGET,
@@ -164,7 +165,8 @@ export class Execution {
     connection.commits = commits;
     const frames = this.native.frames(connection.native);
     // No more frames than before: the WAL was started over, and has another salt.
-    const salt = frames <= connection.frames || connection.frames === 0 ? walSalt(database.file.path) : undefined;
+    const isNews = frames <= connection.frames || connection.frames === 0 || (this.call.flags & CALL_SALT) !== 0;
+    const salt = isNews ? walSalt(database.file.path) : undefined;
     connection.frames = frames;
     this.answers.finish(this.call.id, ANSWER_DONE, flags | DONE_COMMITTED, frames, salt);
   }

@@ -21,6 +21,7 @@ import { PoolTransaction } from "./pool-transaction.ts";
 import {
   CALL_COLUMNS,
   CALL_RECORD,
+  CALL_SALT,
   CALL_WRITES,
   DONE_COMMITTED,
   DONE_REPLAYED,
@@ -87,6 +88,8 @@ export class PoolDatabase implements ExecutorDatabase {
   lastUsedMs = 0;
   closing = false;
   onIdle: (() => void) | undefined;
+  /** Checkpoints under way. */
+  #checkpoints = 0;
   #file: DatabaseFile;
 
   constructor(pool: DatabasePool, number: number, file: DatabaseFile) {
@@ -180,15 +183,18 @@ export class PoolDatabase implements ExecutorDatabase {
         flags: truncates ? CALL_WRITES : 0,
         onDone: (done, _flags, _frames, body) => {
           const counts = { frames: body.readUInt32LE(0), done: body.readUInt32LE(4) };
+          this.#checkpointed(counts.done >= counts.frames);
           if (truncates && counts.frames === 0) this.wal = { salt: NO_SALT, frames: 0 };
           this.#letGo(done);
           resolve(counts);
         },
         onFailed: (failed, error) => {
+          this.#checkpointed(true);
           this.#letGo(failed);
           reject(error);
         },
       });
+      this.#checkpoints++;
       if (truncates) this.lockHolder = call;
       this.pool.dispatcher.submit(call, false);
     });
@@ -249,6 +255,14 @@ export class PoolDatabase implements ExecutorDatabase {
     };
   }
 
+  /**
+   * For calls that may commit. An executor tells the salt when it sees that the WAL was started over, which each of its
+   * connections sees only by its own last commit; after a checkpoint, when that may happen, it is asked for it.
+   */
+  get saltFlag(): number {
+    return this.wal.salt === undefined || this.#checkpoints > 0 ? CALL_SALT : 0;
+  }
+
   /** Takes an answer, and what it says about the WAL. */
   resultOf(flags: number, walFrames: number, body: Buffer): CallResult {
     const committed = (flags & DONE_COMMITTED) !== 0;
@@ -258,7 +272,10 @@ export class PoolDatabase implements ExecutorDatabase {
       rest = body.subarray(SALT_BYTES);
     } else if (committed)
       // No more frames and no new salt: the executor did not see the WAL start over, so the salt is not known.
-      this.wal = { salt: walFrames > this.wal.frames ? this.wal.salt : undefined, frames: walFrames };
+      this.wal = {
+        salt: walFrames > this.wal.frames && this.#checkpoints === 0 ? this.wal.salt : undefined,
+        frames: walFrames,
+      };
     return { body: rest, committed, walFrames: this.wal.frames, replayed: (flags & DONE_REPLAYED) !== 0 };
   }
 
@@ -266,7 +283,7 @@ export class PoolDatabase implements ExecutorDatabase {
     return new Promise((resolve, reject) => {
       const call = new Call({
         op,
-        flags: (options.columns ? CALL_COLUMNS : 0) | (record === undefined ? 0 : CALL_RECORD),
+        flags: (options.columns ? CALL_COLUMNS : 0) | (record === undefined ? 0 : CALL_RECORD) | this.saltFlag,
         database: this,
         scope: options.scope,
         target: 0,
@@ -280,7 +297,11 @@ export class PoolDatabase implements ExecutorDatabase {
         deadlineSource: options.deadlineSource,
         cancel: options.cancel,
         pinned: undefined,
-        onDone: (_, flags, walFrames, body) => resolve(this.resultOf(flags, walFrames, body)),
+        onDone: (done, flags, walFrames, body) => {
+          const result = this.resultOf(flags, walFrames, body);
+          // The commit that was in doubt is this one, and nobody has counted it.
+          resolve(done.doubt !== undefined && result.replayed ? { ...result, committed: true } : result);
+        },
         onFailed: (_, error) => reject(error),
       });
       this.pool.dispatcher.submit(call, true);
@@ -324,6 +345,12 @@ export class PoolDatabase implements ExecutorDatabase {
       });
       this.pool.dispatcher.submit(call, false);
     });
+  }
+
+  /** `mayStartOver`: all frames may be copied, so that the next write starts the WAL over. */
+  #checkpointed(mayStartOver: boolean): void {
+    this.#checkpoints--;
+    if (mayStartOver) this.wal = { salt: undefined, frames: this.wal.frames };
   }
 
   /** Gives the write lock back if this call had it. */

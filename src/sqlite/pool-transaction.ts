@@ -93,7 +93,7 @@ export class PoolTransaction implements ExecutorTransaction {
     return new Promise((resolve, reject) => {
       const call = new Call({
         ...this.database.ownInput(op),
-        flags: options.columns ? CALL_COLUMNS : 0,
+        flags: (options.columns ? CALL_COLUMNS : 0) | (op === OP_COMMIT ? this.database.saltFlag : 0),
         scope: options.scope,
         target: this.id,
         resultBytesMax: options.resultBytesMax,

@@ -45,6 +45,8 @@ export const CALL_COLUMNS = 1;
 export const CALL_RECORD = 2;
 /** A transaction that may write; a truncating checkpoint. */
 export const CALL_WRITES = 4;
+/** The answer to a commit is to tell the salt of the WAL: the server does not know it. */
+export const CALL_SALT = 8;
 
 /**
  * Header of a call or control, behind the frame's length: id, op (8 bits), flags (8), unused (16), database, scope,

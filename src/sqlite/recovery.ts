@@ -109,10 +109,16 @@ export class Recovery {
   /** Something was committed, or nobody can tell. */
   #changed(call: Call, alone: boolean, how: string): void {
     const { input } = call;
-    if (input.flags & CALL_RECORD && call.deaths <= DEATHS_MAX && call.stopCause === undefined && !this.#pool.isClosing)
+    if (
+      input.flags & CALL_RECORD &&
+      call.deaths <= DEATHS_MAX &&
+      call.stopCause === undefined &&
+      !this.#pool.isClosing
+    ) {
       // Its record in the database tells whether it was this one.
+      call.doubt = how;
       this.#pool.dispatcher.requeue(call);
-    else if (input.op === OP_COMMIT && alone) {
+    } else if (input.op === OP_COMMIT && alone) {
       // Only the holder of the lock can have committed.
       const { salt = "", frames } = input.database.wal;
       this.#pool.dispatcher.succeed(call, DONE_COMMITTED | DONE_SALT, frames, Buffer.from(salt, "latin1"));

@@ -91,13 +91,17 @@ function callers(database: ExecutorDatabase): Promise<void>[] {
     loop(() =>
       write(database, async (value) => {
         const record = newRecord();
+        let wasTold = false;
         for (;;) {
           try {
             const result = await database.execute(encode(INSERT, value), options(), record);
             own(rows(result), value);
+            // The commit is counted once it is known, also when a record had to tell.
+            expect(result.committed || wasTold).toBe(true);
             return;
           } catch (error) {
             meaningOf(error);
+            wasTold = true;
           }
         }
       }),
