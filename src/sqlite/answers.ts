@@ -1,6 +1,7 @@
 /**
- * The answers of an executor on their way out. Results are written by the native library straight into the buffer that is
- * sent; only what does not fit there is carried beside it.
+ * The answers of an executor on their way out. Results are written by the native library straight into the outbox, memory that
+ * the server sees too: what a long statement keeps from being sent it takes from there. Only what does not fit is carried
+ * beside it.
  */
 import type { WriteParts } from "./frames.ts";
 import { FRAME_LENGTH_BYTES } from "./frames.ts";
@@ -11,13 +12,15 @@ import {
   ANSWER_KIND,
   ANSWER_WAL_FRAMES,
   DONE_SALT,
+  OUTBOX_BYTES,
+  OUTBOX_SLACK_BYTES,
   SALT_BYTES,
+  WORD_OUTBOX_END,
+  WORD_OUTBOX_TURN,
+  WORDS_BYTES,
 } from "./protocol.ts";
 import { varintSize, writeVarint } from "./wire.ts";
 
-const BUFFER_BYTES = 1 << 20;
-/** Behind what native code may fill: room for lengths and salts to move results by. */
-const SLACK_BYTES = 64;
 /** Sent when less than this is left, so that an average result has its place. */
 const ROOM_BYTES = 128 * 1024;
 
@@ -28,7 +31,8 @@ const SHORT_WRAP_BYTES = 2;
 const RESULT_TAG = 0x0a;
 
 export class Answers {
-  readonly #buffer = Buffer.allocUnsafeSlow(BUFFER_BYTES + SLACK_BYTES);
+  readonly #buffer: Buffer;
+  readonly #words: Int32Array;
   readonly #write: WriteParts;
   /** Where the frame that is being written begins. */
   #frame = 0;
@@ -38,13 +42,16 @@ export class Answers {
   #spilt: Buffer[] = [];
   #spiltBytes = 0;
 
-  constructor(write: WriteParts) {
+  /** `page`: the memory shared with the server, see protocol.ts. */
+  constructor(page: ArrayBufferLike, write: WriteParts) {
+    this.#buffer = Buffer.from(page, WORDS_BYTES, OUTBOX_BYTES + OUTBOX_SLACK_BYTES);
+    this.#words = new Int32Array(page, 0, WORDS_BYTES / Int32Array.BYTES_PER_ELEMENT);
     this.#write = write;
   }
 
   /** What native code may write to. */
   get lent(): Buffer {
-    return this.#buffer.subarray(0, BUFFER_BYTES);
+    return this.#buffer.subarray(0, OUTBOX_BYTES);
   }
 
   get buffer(): Buffer {
@@ -53,7 +60,7 @@ export class Answers {
 
   /** Begins a body; an unfinished one is dropped. */
   begin(): void {
-    if (this.#frame > BUFFER_BYTES - ROOM_BYTES) this.flush();
+    if (this.#frame > OUTBOX_BYTES - ROOM_BYTES) this.flush();
     this.#end = this.#frame + PREFIX_BYTES;
     if (this.#spilt.length > 0) this.#spilt = [];
     this.#spiltBytes = 0;
@@ -98,12 +105,12 @@ export class Answers {
     if (typeof result === "number") {
       this.#end += length;
       // Native code needs room for the next one.
-      if (this.#end > BUFFER_BYTES - ROOM_BYTES) this.#spill(undefined);
+      if (this.#end > OUTBOX_BYTES - ROOM_BYTES) this.#spill(undefined);
     } else this.#spill(result);
   }
 
   append(bytes: Uint8Array): void {
-    if (this.#end + bytes.length > BUFFER_BYTES) this.#spill(Buffer.from(bytes));
+    if (this.#end + bytes.length > OUTBOX_BYTES) this.#spill(Buffer.from(bytes));
     else {
       this.#buffer.set(bytes, this.#end);
       this.#end += bytes.length;
@@ -131,6 +138,7 @@ export class Answers {
     this.#buffer.writeUInt32LE(walFrames, header + ANSWER_WAL_FRAMES);
     if (this.#spilt.length === 0) {
       this.#frame = this.#end;
+      Atomics.store(this.#words, WORD_OUTBOX_END, this.#end);
       return;
     }
     const parts = [
@@ -138,17 +146,23 @@ export class Answers {
       ...this.#spilt,
       Buffer.from(this.#buffer.subarray(start + PREFIX_BYTES, this.#end)),
     ];
-    this.#frame = 0;
-    this.begin();
     this.#write(parts);
+    this.#empty();
+    this.begin();
   }
 
   /** Sends all finished frames. */
   flush(): void {
     if (this.#frame === 0) return;
-    const parts = [Buffer.from(this.#buffer.subarray(0, this.#frame))];
+    this.#write([Buffer.from(this.#buffer.subarray(0, this.#frame))]);
+    this.#empty();
+  }
+
+  /** After everything was handed over: the server sees an answer in the outbox, on the socket, or on both. */
+  #empty(): void {
     this.#frame = 0;
-    this.#write(parts);
+    Atomics.store(this.#words, WORD_OUTBOX_END, 0);
+    Atomics.add(this.#words, WORD_OUTBOX_TURN, 1);
   }
 
   #spill(then: Buffer | undefined): void {

@@ -11,9 +11,11 @@ export interface LinkEvents {
 
 /** A way to one executor. */
 export interface ExecutorLink {
-  /** The words of protocol.ts, shared with it. */
-  readonly words: Int32Array;
+  /** Memory shared with it: PAGE_BYTES, laid out as protocol.ts says. */
+  readonly page: ArrayBuffer;
   write(parts: readonly Buffer[]): void;
+  /** Lets others have the processor first; taking that back may not be allowed, then it returns false. */
+  setBackground(on: boolean): boolean;
   /** Ends it in the midst of whatever it does. */
   kill(): void;
   /** Ends it after what it was sent. */

@@ -2,7 +2,7 @@
 import { spawn } from "node:child_process";
 import { closeSync, existsSync, ftruncateSync, openSync, unlinkSync } from "node:fs";
 import type { Socket } from "node:net";
-import { tmpdir } from "node:os";
+import { constants, setPriority, tmpdir } from "node:os";
 import { extname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import type { OpenLink } from "./executor-link.ts";
@@ -20,6 +20,9 @@ const STDERR_CHARACTERS_MAX = 2_000;
 
 const SOCKET_INDEX = 3;
 
+/** Of an executor that a long statement has for itself: it gets a tenth of what others get, and all when there are none. */
+const BACKGROUND_PRIORITY = constants.priority.PRIORITY_BELOW_NORMAL;
+
 /** Makes links that start a process each. `native` maps the page on this side. */
 export function processLinks(options: ExecutorsOptions, native: SharedPages): OpenLink {
   const programPath = options.programPath ?? defaultProgramPath();
@@ -30,7 +33,7 @@ export function processLinks(options: ExecutorsOptions, native: SharedPages): Op
   };
   return (events) => {
     const descriptor = openPage(options.random);
-    const words = new Int32Array(native.sharedPage(descriptor, PAGE_BYTES));
+    const page = native.sharedPage(descriptor, PAGE_BYTES);
     // No environment: it holds the server's secrets, and SQL is hostile.
     const child = spawn(process.execPath, [programPath, JSON.stringify(argument)], {
       stdio: ["ignore", "ignore", "pipe", "pipe", descriptor],
@@ -79,12 +82,23 @@ export function processLinks(options: ExecutorsOptions, native: SharedPages): Op
     socket?.on("error", () => undefined);
 
     return {
-      words,
+      page,
       write(parts) {
         if (socket === null || socket === undefined || socket.destroyed) return;
         if (parts.length > 1) socket.cork();
         for (const part of parts) socket.write(part);
         if (parts.length > 1) socket.uncork();
+      },
+      setBackground(on) {
+        if (child.pid === undefined || over) return true;
+        try {
+          setPriority(child.pid, on ? BACKGROUND_PRIORITY : constants.priority.PRIORITY_NORMAL);
+          return true;
+        } catch (error) {
+          // It has just died, or this user may lower priorities and not raise them.
+          if (error instanceof Error && "code" in error) return error.code === "ERR_SYSTEM_ERROR" && over;
+          throw error;
+        }
       },
       kill() {
         child.kill("SIGKILL");
@@ -100,7 +114,7 @@ function defaultProgramPath(): string {
   return fileURLToPath(new URL(`./program${extname(import.meta.url)}`, import.meta.url));
 }
 
-/** An unnamed file of one page, which parent and child map. */
+/** An unnamed file, which parent and child map. */
 function openPage(random: () => number): number {
   const directory = existsSync(MEMORY_DIRECTORY) ? MEMORY_DIRECTORY : tmpdir();
   const name = `persisto-${process.pid}-${Math.floor(random() * 2 ** 48).toString(36)}`;

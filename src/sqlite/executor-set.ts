@@ -231,12 +231,13 @@ export class ExecutorSet {
     this.#options.log("info", "an idle executor was ended", { executors: this.#active.length });
   }
 
-  /** Memory that a statement needed may stay with the process; every later one would be interrupted for it. */
+  /** Replaces one that is no good any more, as soon as nothing runs there. */
   #recycle(pipeline: Pipeline): void {
-    if (pipeline.state !== "ready" || pipeline.residentBytes <= this.#options.limits.executorMemoryBytesMax) return;
-    pipeline.isFull = true;
-    if (!pipeline.isIdle) return;
-    this.#options.log("info", "an executor is replaced for the memory it holds", {
+    if (pipeline.state !== "ready") return;
+    // Memory that a statement needed may stay with the process; every later one would be interrupted for it.
+    if (pipeline.residentBytes > this.#options.limits.executorMemoryBytesMax) pipeline.isSpent = true;
+    if (!pipeline.isSpent || !pipeline.isIdle) return;
+    this.#options.log("info", "a spent executor is replaced", {
       slot: pipeline.slot,
       residentBytes: pipeline.residentBytes,
     });

@@ -46,6 +46,7 @@ import {
   WORD_CANCEL,
   WORD_REVOKED,
   WORD_RUNNING,
+  WORDS_BYTES,
 } from "./protocol.ts";
 import { Queries } from "./queries.ts";
 import { Transactions } from "./transactions.ts";
@@ -55,8 +56,8 @@ export interface HostOptions {
   readonly native: Native;
   readonly limits: ExecutorLimits;
   readonly clock: Clock;
-  /** Words shared with the server; see DESIGN.md. */
-  readonly words: Int32Array;
+  /** Memory shared with the server: PAGE_BYTES; see protocol.ts and DESIGN.md. */
+  readonly page: ArrayBufferLike;
   readonly write: WriteParts;
 }
 
@@ -75,9 +76,10 @@ export class Host {
   #closed = false;
 
   constructor(options: HostOptions) {
-    const { native, limits, clock, words } = options;
+    const { native, limits, clock, page } = options;
+    const words = new Int32Array(page, 0, WORDS_BYTES / Int32Array.BYTES_PER_ELEMENT);
     this.#words = words;
-    this.#answers = new Answers(options.write);
+    this.#answers = new Answers(page, options.write);
     const connections = new Connections(options.Database, native, limits);
     this.#execution = new Execution({ connections, native, limits, clock, answers: this.#answers });
     this.#autocommit = new Autocommit(this.#execution);

@@ -19,7 +19,7 @@ export async function startInProcessExecutors(options: ExecutorsOptions): Promis
 
 function memoryLink(options: ExecutorsOptions): OpenLink {
   return (events) => {
-    const words = new Int32Array(PAGE_BYTES / Int32Array.BYTES_PER_ELEMENT);
+    const page = new ArrayBuffer(PAGE_BYTES);
     const reader = new FrameReader(FRAME_BYTES_MAX, events.frame);
     let over = false;
     const exit = (how: string): void => {
@@ -33,7 +33,7 @@ function memoryLink(options: ExecutorsOptions): OpenLink {
       native: loadNative(Database, options.nativePath),
       limits: options.limits,
       clock: options.clock,
-      words,
+      page,
       write(parts) {
         setImmediate(() => {
           if (over) return;
@@ -44,12 +44,13 @@ function memoryLink(options: ExecutorsOptions): OpenLink {
     });
     host.hello({ sqliteVersion: sqliteVersion() });
     return {
-      words,
+      page,
       write(parts) {
         setImmediate(() => {
           if (!over) host.receive(Buffer.concat(parts));
         });
       },
+      setBackground: () => true,
       kill: () => setImmediate(exit, "SIGKILL"),
       end: () => setImmediate(exit, "exit code 0"),
     };

@@ -7,6 +7,9 @@ import type { Pipeline } from "./pipeline.ts";
 import type { PoolDatabase } from "./pool-database.ts";
 import type { PoolQuery } from "./pool-query.ts";
 
+/** After this many times the stall's limit a statement has to let others have the processor first. */
+const BACKGROUND_FACTOR = 4;
+
 export class Overseer {
   readonly #limits: ExecutorLimits;
   readonly #log: ExecutorLog;
@@ -27,10 +30,13 @@ export class Overseer {
     for (const { openedAtMs } of pipeline.transactions.values())
       if (nowMs - openedAtMs > this.#limits.executorStallMs) pipeline.avoided = true;
     for (const query of pipeline.queries.values()) this.#watchQuery(pipeline, query, nowMs);
+    pipeline.collect();
     const isLate = this.#endLateCalls(pipeline, nowMs);
     if (pipeline.count > 0) {
       if (pipeline.frontSinceMs === 0) pipeline.frontSinceMs = nowMs;
-      if (isLate || nowMs - pipeline.frontSinceMs > this.#limits.executorStallMs) this.#stall(pipeline, nowMs);
+      const frontMs = nowMs - pipeline.frontSinceMs;
+      if (isLate || frontMs > this.#limits.executorStallMs) this.#stall(pipeline, nowMs);
+      if (frontMs > BACKGROUND_FACTOR * this.#limits.executorStallMs) pipeline.goToBackground();
     }
     return true;
   }

@@ -43,10 +43,14 @@ import {
   type Hello,
   isFrom,
   nextId,
+  OUTBOX_BYTES,
   WORD_BEGUN,
   WORD_CANCEL,
+  WORD_OUTBOX_END,
+  WORD_OUTBOX_TURN,
   WORD_REVOKED,
   WORD_RUNNING,
+  WORDS_BYTES,
 } from "./protocol.ts";
 
 /** Calls sent and not answered. Enough to keep an executor busy while answers travel; the rest waits where it can be moved. */
@@ -97,8 +101,8 @@ export class Pipeline {
   frontSinceMs = 0;
   /** Last time it had something to do. */
   lastUsedMs: number;
-  /** Holds too much memory: it takes no more calls and is replaced when it is idle. */
-  isFull = false;
+  /** Takes no more calls and is replaced when it is idle. */
+  isSpent = false;
   /** The server killed it. */
   wasKilled = false;
   openConnections = 0;
@@ -107,6 +111,7 @@ export class Pipeline {
   readonly #events: PipelineEvents;
   readonly #link: ExecutorLink;
   readonly #words: Int32Array;
+  readonly #outbox: Buffer;
   readonly #writer: FrameWriter;
   /** Unanswered calls as a ring. An entry without a call was moved: only its "revoked" is awaited. */
   readonly #ids = new Int32Array(PIPELINE_CALLS_MAX);
@@ -115,8 +120,10 @@ export class Pipeline {
   #count = 0;
   #bytes = 0;
   #lastId = 0;
+  #lastAnsweredId = 0;
   #revoking = false;
   #flushPlanned = false;
+  #inBackground = false;
   /** Calls here that the server wants to end. */
   #stopping = 0;
 
@@ -132,7 +139,8 @@ export class Pipeline {
         events.dead(this, how);
       },
     });
-    this.#words = this.#link.words;
+    this.#words = new Int32Array(this.#link.page, 0, WORDS_BYTES / Int32Array.BYTES_PER_ELEMENT);
+    this.#outbox = Buffer.from(this.#link.page, WORDS_BYTES, OUTBOX_BYTES);
     this.#writer = new FrameWriter(WRITE_ARENA_BYTES, (parts) => this.#link.write(parts));
   }
 
@@ -154,7 +162,7 @@ export class Pipeline {
 
   /** True unless calls would wait here although others have room. */
   get takesCalls(): boolean {
-    return this.state === "ready" && !this.#revoking && !this.stalled && !this.isFull;
+    return this.state === "ready" && !this.#revoking && !this.stalled && !this.isSpent;
   }
 
   /** How much it has to do, to compare. */
@@ -229,8 +237,35 @@ export class Pipeline {
     return this.#takeFrom(nextId(begun));
   }
 
+  /**
+   * Takes answers that lie in the outbox and were not sent: the executor is in the midst of a long statement, or dead.
+   * They may come once more, and are then no news.
+   */
+  collect(): void {
+    const words = this.#words;
+    if (this.#count === 0 || Atomics.load(words, WORD_RUNNING) === this.#ids[this.#head]) return;
+    const turn = Atomics.load(words, WORD_OUTBOX_TURN);
+    const end = Atomics.load(words, WORD_OUTBOX_END);
+    if (end === 0) return;
+    const answers = Buffer.from(this.#outbox.subarray(0, end));
+    if (Atomics.load(words, WORD_OUTBOX_TURN) !== turn) return;
+    let at = 0;
+    while (at < end && this.#count > 0) {
+      const start = at + FRAME_LENGTH_BYTES;
+      at = start + answers.readUInt32LE(at);
+      // Rows of queries come in their time, or are lost with the executor.
+      if ((answers[start + ANSWER_KIND] as number) > ANSWER_REVOKED) continue;
+      const id = answers.readInt32LE(start + ANSWER_ID);
+      if (id === this.#ids[this.#head]) this.#frame(answers, start, at);
+      // Earlier answers are on the socket still.
+      else if (!isFrom(this.#lastAnsweredId, id)) break;
+    }
+    this.#events.turn(this);
+  }
+
   /** After its death: what became of the calls it had. */
   remains(): Remains {
+    this.collect();
     const begun = Atomics.load(this.#words, WORD_BEGUN);
     const runningId = Atomics.load(this.#words, WORD_RUNNING);
     const unbegun = this.#takeFrom(nextId(begun));
@@ -260,6 +295,13 @@ export class Pipeline {
   /** Closes the connections of a database that nobody uses. */
   release(database: PoolDatabase): void {
     if (this.state === "ready") this.#control(CONTROL_RELEASE, database.number, 0, 0, undefined);
+  }
+
+  /** Others have the processor first, until the statement that runs is over. */
+  goToBackground(): void {
+    if (this.#inBackground) return;
+    this.#inBackground = true;
+    this.#link.setBackground(true);
   }
 
   kill(): void {
@@ -294,6 +336,7 @@ export class Pipeline {
   #frame(buffer: Buffer, start: number, end: number): void {
     const id = buffer.readInt32LE(start + ANSWER_ID);
     const kind = buffer[start + ANSWER_KIND] as number;
+    if (kind <= ANSWER_REVOKED && isFrom(this.#lastAnsweredId, id)) return;
     const body = buffer.subarray(start + ANSWER_HEADER_BYTES, end);
     switch (kind) {
       case ANSWER_DONE: {
@@ -344,6 +387,7 @@ export class Pipeline {
   #answered(id: number): Call | undefined {
     if (this.#count === 0 || this.#ids[this.#head] !== id) throw new RangeError(`an answer to call ${id}`);
     const call = this.#pop();
+    this.#lastAnsweredId = id;
     if (this.#stopping > 0 || Atomics.load(this.#words, WORD_CANCEL) !== 0) this.#passCancel(id);
     return call;
   }
@@ -362,6 +406,10 @@ export class Pipeline {
     this.#count--;
     this.frontSinceMs = 0;
     this.stalled = false;
+    if (this.#inBackground) {
+      this.#inBackground = false;
+      this.isSpent ||= !this.#link.setBackground(false);
+    }
     if (call !== undefined) this.#forget(call);
     if (this.#count === 0 && this.#revoking) {
       this.#revoking = false;

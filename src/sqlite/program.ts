@@ -49,7 +49,7 @@ function start(): void {
     native,
     limits: argument.limits,
     clock: systemClock,
-    words: new Int32Array(page),
+    page,
     write(parts) {
       if (parts.length > 1) socket.cork();
       for (const part of parts) socket.write(part);

@@ -5,12 +5,23 @@
  * A call is answered once and in order, except that a query's chunks come under its id later. Controls are not answered.
  */
 
-/** Words of the page that both sides share; see DESIGN.md. */
+/** Words of the memory that both sides share; see DESIGN.md. */
 export const WORD_BEGUN = 0;
 export const WORD_REVOKED = 1;
 export const WORD_CANCEL = 2;
 export const WORD_RUNNING = 3;
-export const PAGE_BYTES = 4096;
+/** Bytes of whole answers in the outbox that were not sent yet. */
+export const WORD_OUTBOX_END = 4;
+/** Grows when the outbox is emptied: what was read from it before and after is not one state. */
+export const WORD_OUTBOX_TURN = 5;
+
+/** Words first, then the outbox. */
+export const WORDS_BYTES = 4096;
+/** What an executor writes its answers to, before it sends them. */
+export const OUTBOX_BYTES = 1 << 20;
+/** Behind what native code may fill: room to move results by. */
+export const OUTBOX_SLACK_BYTES = 4096;
+export const PAGE_BYTES = WORDS_BYTES + OUTBOX_BYTES + OUTBOX_SLACK_BYTES;
 
 /** Calls: from 1. Numbers are never stored, so they may change between versions. */
 export const OP_EXECUTE = 1;
@@ -66,7 +77,7 @@ export const CALL_RESULT_BYTES_MAX = 24;
 export const CALL_FIRST = 28;
 export const CALL_SECOND = 32;
 
-/** Kinds of answers. */
+/** Kinds of answers: up to REVOKED they are the one answer to a call, in the order of calls. */
 export const ANSWER_DONE = 1;
 /** Payload: a FailureNote as JSON. */
 export const ANSWER_FAILED = 2;

@@ -93,6 +93,26 @@ describe("a pool of executor processes", () => {
     expect(await endless).toBeInstanceOf(CallCancelled);
   });
 
+  it("delivers what was answered before a statement that takes long", async () => {
+    await start({ executorCountMin: 1, executorCountMax: 1 });
+    const [fast, slow] = (await databases(2)) as [ExecutorDatabase, ExecutorDatabase];
+    await execute(fast, "CREATE TABLE t (x)");
+    // Sent together: when the slow one runs, the others' answers have not left the executor.
+    const calls = [1, 2, 3].flatMap(() => [
+      fast.read(encode("SELECT 1"), options()),
+      fast.execute(encode("INSERT INTO t VALUES (1)"), options()),
+    ]);
+    let ended = false;
+    const endless = failureOf(slow.read(encode(ENDLESS), options(within(2_000))));
+    void endless.then(() => {
+      ended = true;
+    });
+    await Promise.all(calls);
+    expect(ended).toBe(false);
+    expect(await endless).toMatchObject({ reason: "STATEMENT_TIMEOUT" });
+    expect(await read(fast, "SELECT count(*) FROM t")).toEqual([[3n]]);
+  });
+
   it("serves the reads of a database whose write takes long", async () => {
     await start();
     const [db] = (await databases(1)) as [ExecutorDatabase];
