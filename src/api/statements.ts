@@ -148,7 +148,7 @@ async function* streamQuery(
   const columns = checkRowFormat(fields.rowFormat);
   const minPosition = checkMinPosition(fields.minPosition);
   const { position, cursor } = await engine.query(fields.database, fields.body, minPosition, {
-    ...callOptions(call, clock, limits, columns),
+    ...queryTime(call, clock, limits, callOptions(call, clock, limits, columns)),
     chunkRowsMax: lower(fields.chunkRowsMax, limits.chunkRowsMax),
     chunkBytesMax: lower(fields.chunkBytesMax, limits.chunkBytesMax),
   });
@@ -213,6 +213,16 @@ export function callOptions(call: StatementCall, clock: Clock, limits: Statement
     deadlineSource: isClients ? "client" : "server",
     cancel: call,
   };
+}
+
+/**
+ * A query's time. SQLite may spend on it what a statement may take; its life is longer, for readers that are slow, and
+ * bounded, because its snapshot keeps the WAL from starting over.
+ */
+function queryTime(call: StatementCall, clock: Clock, limits: StatementLimits, options: CallOptions) {
+  if (call.deadlineAtMs !== undefined) return { ...options, executionMsMax: limits.statementTimeoutMsMax };
+  const deadlineAtMs = clock.now() + limits.statementTimeoutMsMax;
+  return { ...options, deadlineAtMs, executionMsMax: limits.statementTimeoutMs };
 }
 
 function answerParts(answer: EngineAnswer, positionField: number): Uint8Array[] {

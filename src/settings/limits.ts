@@ -217,13 +217,13 @@ export const callLimits = {
     "SETTINGS_STATEMENT_TIMEOUT_SECONDS",
     30,
     { min: 0.01, max: 86_400 },
-    "How long a statement may run when the client sets no deadline.",
+    "How long a statement may run when the client sets no deadline; of a Query, the time that SQLite spends on it.",
   ),
   statementTimeoutMsMax: seconds(
     "SETTINGS_STATEMENT_TIMEOUT_MAX_SECONDS",
     300,
     { min: 0.01, max: 86_400 },
-    "How long a statement may run whatever the client's deadline.",
+    "How long a statement may run whatever the client's deadline, and how long a Query may be read.",
   ),
   resultBytesMax: bytes(
     "LIMIT_RESULT_BYTES",

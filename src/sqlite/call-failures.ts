@@ -27,6 +27,11 @@ export function timeout(input: CallInput, facts: Readonly<Record<string, string>
   });
 }
 
+/** SQLite has spent all the time on a query that it may. */
+export function executionTimeout(executionMsMax: number): Failure {
+  return new Failure("STATEMENT_TIMEOUT", { limitMs: `${Math.round(executionMsMax)}`, source: "server" });
+}
+
 /** The executor died, and the call had no effect. */
 export function lost(how: string): Failure {
   return new Failure("EXECUTOR_LOST", { signal: how }, { retryAfterMs: RETRY_AFTER_MS });

@@ -74,7 +74,13 @@ export interface QueryCursor {
   close(): void;
 }
 
+/**
+ * Options of a query. Its deadline is the end of its life, read or not, because an open snapshot keeps the WAL from starting
+ * over.
+ */
 export interface QueryOptions extends CallOptions {
+  /** Time that SQLite may spend on it, summed over its chunks: a slow reader costs none. Unbounded when left out. */
+  readonly executionMsMax?: number;
   /** Bounds of a chunk; the first one is cut after 50 rows or 10 ms. */
   readonly chunkRowsMax: number;
   readonly chunkBytesMax: number;

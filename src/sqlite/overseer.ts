@@ -60,6 +60,7 @@ export class Overseer {
     if (nowMs - openedAtMs > this.#limits.executorStallMs) pipeline.avoided = true;
     if (query.closedAtMs === undefined) {
       if (deadlineAtMs <= nowMs) query.expire();
+      else query.watchExecution(pipeline.isRunning(id), nowMs);
       return;
     }
     pipeline.interrupt(id);

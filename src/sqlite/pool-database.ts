@@ -35,7 +35,10 @@ import {
   OP_QUERY,
   OP_READ,
   OP_SCRIPT,
-  QUERY_WINDOW_BYTES,
+  QUERY_EXECUTION_MS,
+  QUERY_HEAD_BYTES,
+  QUERY_LIFE_MS,
+  QUERY_WINDOW,
   SALT_BYTES,
 } from "./protocol.ts";
 
@@ -120,8 +123,10 @@ export class PoolDatabase implements ExecutorDatabase {
 
   query(statement: Uint8Array, options: QueryOptions): Promise<QueryCursor> {
     return new Promise((resolve, reject) => {
-      const window = Buffer.alloc(QUERY_WINDOW_BYTES);
-      window.writeUInt32LE(this.pool.limits.queryWindowChunks);
+      const nowMs = this.pool.clock.now();
+      const { executionMsMax = Number.POSITIVE_INFINITY } = options;
+      // Until it is open, its execution is measured by the clock.
+      const executionEndsFirst = nowMs + executionMsMax < options.deadlineAtMs;
       const call = new Call({
         ...this.ownInput(OP_QUERY),
         flags: options.columns ? CALL_COLUMNS : 0,
@@ -129,10 +134,10 @@ export class PoolDatabase implements ExecutorDatabase {
         resultBytesMax: options.resultBytesMax,
         first: options.chunkRowsMax,
         second: options.chunkBytesMax,
-        head: window,
+        head: queryHead(this.pool.limits.queryWindowChunks, executionMsMax, options.deadlineAtMs - nowMs),
         payload: statement,
-        deadlineAtMs: options.deadlineAtMs,
-        deadlineSource: options.deadlineSource,
+        deadlineAtMs: executionEndsFirst ? nowMs + executionMsMax : options.deadlineAtMs,
+        deadlineSource: executionEndsFirst ? "server" : options.deadlineSource,
         cancel: options.cancel,
         onDone: (done, _flags, _frames, columns) => {
           const query = this.#openQuery(done, columns, options);
@@ -318,10 +323,14 @@ export class PoolDatabase implements ExecutorDatabase {
       columns,
       openedAtMs: clock.now(),
       deadlineAtMs: options.deadlineAtMs,
+      executionMsMax: options.executionMsMax ?? Number.POSITIVE_INFINITY,
       windowChunks: limits.queryWindowChunks,
       now: () => clock.now(),
       errorOf: (note) => errorOfNote(note, call, clock.now()),
-      timeout: () => timeout(call.input),
+      timeout: () => {
+        const { deadlineAtMs, deadlineSource } = options;
+        return timeout({ ...call.input, deadlineAtMs, deadlineSource });
+      },
       onOver: () => dispatcher.uncount(this),
     });
     this.callCount++;
@@ -357,6 +366,15 @@ export class PoolDatabase implements ExecutorDatabase {
   #letGo(call: Call): void {
     if (this.lockHolder === call) this.pool.dispatcher.unlock(this);
   }
+}
+
+/** In front of a query's statement; see protocol.ts. */
+function queryHead(windowChunks: number, executionMsMax: number, lifeMs: number): Buffer {
+  const head = Buffer.alloc(QUERY_HEAD_BYTES);
+  head.writeUInt32LE(windowChunks, QUERY_WINDOW);
+  head.writeUInt32LE(Math.min(0x7fffffff, Math.ceil(executionMsMax)), QUERY_EXECUTION_MS);
+  head.writeUInt32LE(Math.min(0x7fffffff, Math.max(0, Math.ceil(lifeMs))), QUERY_LIFE_MS);
+  return head;
 }
 
 /** The record in front of a payload: a length of 16 bits, then id, method and hash with blanks between them. */

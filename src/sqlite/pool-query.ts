@@ -1,3 +1,4 @@
+import { executionTimeout } from "./call-failures.ts";
 import { CallCancelled, type QueryCursor } from "./executor.ts";
 import type { Pipeline } from "./pipeline.ts";
 import type { PoolDatabase } from "./pool-database.ts";
@@ -16,8 +17,10 @@ export interface PoolQueryInput {
   readonly openedAtMs: number;
   now(): number;
   readonly deadlineAtMs: number;
+  readonly executionMsMax: number;
   readonly windowChunks: number;
   errorOf(note: FailureNote): Error;
+  /** Its life is over. */
   timeout(): Error;
   /** Called once, when the executor has ended the query. */
   onOver(): void;
@@ -29,6 +32,8 @@ export class PoolQuery implements QueryCursor {
   readonly input: PoolQueryInput;
   /** When the server asked the executor to end it. */
   closedAtMs: number | undefined;
+  /** Since when SQLite works on the chunk that comes next, as far as the server has seen. */
+  #runningSinceMs: number | undefined;
   /** Takes back the listener on the caller's Cancel. */
   uncancel: (() => void) | undefined;
   readonly #chunks: Uint8Array[] = [];
@@ -73,7 +78,16 @@ export class PoolQuery implements QueryCursor {
     if (!this.#over && this.closedAtMs === undefined) this.#end(this.input.timeout());
   }
 
+  /** Looks at a query that may be running: ends it when one chunk takes all the time of its execution. */
+  watchExecution(isRunning: boolean, nowMs: number): void {
+    if (!isRunning) this.#runningSinceMs = undefined;
+    else if (this.#runningSinceMs === undefined) this.#runningSinceMs = nowMs;
+    else if (nowMs - this.#runningSinceMs > this.input.executionMsMax)
+      this.#end(executionTimeout(this.input.executionMsMax));
+  }
+
   receive(chunk: Uint8Array): void {
+    this.#runningSinceMs = undefined;
     if (this.closedAtMs !== undefined) return;
     const waiter = this.#waiter;
     if (waiter === undefined) {
@@ -92,7 +106,8 @@ export class PoolQuery implements QueryCursor {
   }
 
   fail(note: FailureNote): void {
-    this.#settle(this.input.errorOf(note));
+    if (note.interrupted !== "deadline") this.#settle(this.input.errorOf(note));
+    else this.#settle(note.ofExecution ? executionTimeout(this.input.executionMsMax) : this.input.timeout());
   }
 
   /** Its executor has died. */

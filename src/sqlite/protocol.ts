@@ -111,8 +111,11 @@ export const ANSWER_WAL_FRAMES = 8;
 
 export const SALT_BYTES = 8;
 
-/** In front of a query's statement: how many chunks may be sent at first. */
-export const QUERY_WINDOW_BYTES = 4;
+/** In front of a query's statement, 32 bits each: chunks that may be sent at first, ms of execution, ms of life. */
+export const QUERY_HEAD_BYTES = 12;
+export const QUERY_WINDOW = 0;
+export const QUERY_EXECUTION_MS = 4;
+export const QUERY_LIFE_MS = 8;
 
 export interface Hello {
   readonly sqliteVersion: string;
@@ -127,6 +130,8 @@ export interface FailureNote {
   readonly busy?: true;
   /** Interrupted for its deadline, or because the server asked. */
   readonly interrupted?: "deadline" | "cancel";
+  /** The deadline was that of a query's execution. */
+  readonly ofExecution?: true;
   readonly field?: string;
   readonly detail?: string;
 }

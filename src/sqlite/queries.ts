@@ -9,7 +9,10 @@ import {
   ANSWER_QUERY_END,
   ANSWER_QUERY_FAILED,
   CALL_COLUMNS,
-  QUERY_WINDOW_BYTES,
+  QUERY_EXECUTION_MS,
+  QUERY_HEAD_BYTES,
+  QUERY_LIFE_MS,
+  QUERY_WINDOW,
   WORD_RUNNING,
 } from "./protocol.ts";
 
@@ -26,6 +29,7 @@ interface Query {
   readonly cursor: NativeCursor;
   readonly rowsMax: number;
   readonly bytesMax: number;
+  readonly executionMsMax: number;
   readonly deadlineAtMs: number;
   credits: number;
   /** It is among the turns. */
@@ -70,7 +74,7 @@ export class Queries {
       cursor = native.open(
         connection.native,
         call.bytes,
-        call.start + QUERY_WINDOW_BYTES,
+        call.start + QUERY_HEAD_BYTES,
         call.end,
         RUN_READ_ONLY | (call.flags & CALL_COLUMNS ? RUN_COLUMNS : 0),
         call.scope,
@@ -92,8 +96,9 @@ export class Queries {
       cursor,
       rowsMax: call.first,
       bytesMax: call.second,
-      deadlineAtMs: call.deadlineAtMs,
-      credits: call.bytes.readUInt32LE(call.start),
+      executionMsMax: call.bytes.readUInt32LE(call.start + QUERY_EXECUTION_MS),
+      deadlineAtMs: execution.nowMs + call.bytes.readUInt32LE(call.start + QUERY_LIFE_MS),
+      credits: call.bytes.readUInt32LE(call.start + QUERY_WINDOW),
       isWaiting: false,
       isFirst: true,
       elapsedMs: clock.now() - startedAtMs,
@@ -154,7 +159,9 @@ export class Queries {
     const { answers, clock, native } = this.#execution;
     const startedAtMs = clock.now();
     query.database.lastUsedMs = startedAtMs;
-    const leftMs = query.deadlineAtMs - startedAtMs;
+    const lifeLeftMs = query.deadlineAtMs - startedAtMs;
+    const executionLeftMs = query.executionMsMax - query.elapsedMs;
+    const leftMs = Math.min(lifeLeftMs, executionLeftMs);
     answers.begin();
     Atomics.store(this.#words, WORD_RUNNING, query.id);
     const rowsMax = query.isFirst ? Math.min(FIRST_CHUNK_ROWS, query.rowsMax) : query.rowsMax;
@@ -167,8 +174,9 @@ export class Queries {
     else if (chunk === null) {
       const note =
         leftMs <= 0 ? interruptedBefore("deadline").note : noteOfNative(native.failure(), this.#contextOf(query));
+      const isOfExecution = note.interrupted === "deadline" && executionLeftMs <= lifeLeftMs;
       this.#drop(query);
-      answers.append(Buffer.from(JSON.stringify(note)));
+      answers.append(Buffer.from(JSON.stringify(isOfExecution ? { ...note, ofExecution: true } : note)));
       answers.finish(query.id, ANSWER_QUERY_FAILED, 0, 0, undefined);
     } else {
       answers.take(chunk);

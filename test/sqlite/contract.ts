@@ -1,6 +1,7 @@
 /** What every implementation of Executors promises. */
 import { copyFileSync, existsSync, statSync } from "node:fs";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { systemClock } from "../../src/clock.ts";
 import { CallCancelled, type ExecutorDatabase, type Executors } from "../../src/sqlite/executor.ts";
 import { temporaryFolders } from "../support/temporary-folder.ts";
 import {
@@ -716,6 +717,33 @@ export function describeExecutors(name: string, start: Start): void {
         expect(await failureOf(drain(reading))).toMatchObject({ reason: "STATEMENT_TIMEOUT" });
         const slow = await database.query(encode(ENDLESS.replace("count(*)", "i")), queryOptions(within(60)));
         expect(await failureOf(drain(slow))).toMatchObject({ reason: "STATEMENT_TIMEOUT" });
+      });
+
+      it("may be read for longer than SQLite may work on them", async () => {
+        const cursor = await database.query(
+          encode(NUMBERS(20_000)),
+          queryOptions({ executionMsMax: 250, chunkRowsMax: 1_000 }),
+        );
+        let chunks = 0;
+        const startedAtMs = systemClock.now();
+        for (let chunk = await cursor.next(); chunk !== undefined; chunk = await cursor.next()) {
+          chunks++;
+          await new Promise<void>((resolve) => systemClock.after(20, resolve));
+        }
+        expect(systemClock.now() - startedAtMs).toBeGreaterThan(300);
+        expect(chunks).toBeGreaterThan(15);
+        expect(cursor.summary().rowCount).toBe(20_000n);
+      });
+
+      it("end when SQLite has worked on them for as long as it may", async () => {
+        const limit = { executionMsMax: 120, deadlineSource: "client" } as const;
+        const filter = `SELECT i FROM (${NUMBERS(1_000_000_000)}) WHERE i < 0`;
+        const timeout = { reason: "STATEMENT_TIMEOUT", facts: { limitMs: "120", source: "server" } };
+        expect(await failureOf(database.query(encode(filter), queryOptions(limit)))).toMatchObject(timeout);
+        const late = `SELECT i FROM (${NUMBERS(1_000_000_000)}) WHERE i < 60`;
+        expect(await failureOf(drain(await database.query(encode(late), queryOptions(limit))))).toMatchObject(timeout);
+        const rows = await database.query(encode(NUMBERS(1_000_000_000)), queryOptions(limit));
+        expect(await failureOf(drain(rows))).toMatchObject(timeout);
       });
 
       it("are over at once when closed, and free their snapshot", async () => {
