@@ -51,6 +51,10 @@ import {
 import { Queries } from "./queries.ts";
 import { Transactions } from "./transactions.ts";
 import { Upkeep } from "./upkeep.ts";
+
+/** Answers gathered before they are sent while more calls wait. */
+const CALLS_A_WRITE = 16;
+
 export interface HostOptions {
   readonly Database: typeof Database;
   readonly native: Native;
@@ -73,6 +77,7 @@ export class Host {
   readonly #queries: Queries;
   readonly #upkeep: Upkeep;
   readonly #reader = new FrameReader(FRAME_BYTES_MAX, (buffer, start, end) => this.#frame(buffer, start, end));
+  #unsent = 0;
   #closed = false;
 
   constructor(options: HostOptions) {
@@ -126,6 +131,7 @@ export class Host {
   }
 
   #flush(): void {
+    this.#unsent = 0;
     this.#answers.flush();
   }
 
@@ -155,8 +161,8 @@ export class Host {
       }
       Atomics.store(words, WORD_RUNNING, 0);
     }
-    // Nobody knows how long the next call runs, and these answers must not wait for it.
-    this.#flush();
+    // When the next call runs for long, the server takes them out of the outbox.
+    if (++this.#unsent >= CALLS_A_WRITE) this.#flush();
   }
 
   #run(): void {

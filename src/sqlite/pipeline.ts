@@ -200,6 +200,8 @@ export class Pipeline {
     this.#bytes += call.bytes;
     this.lastUsedMs = nowMs;
     this.#writeCall(call, id, nowMs);
+    // An executor that has nothing to do begins at once; the other calls of this turn go together.
+    if (this.#count === 1) this.#writer.flush();
   }
 
   /** The call is to end: now if it runs, as soon as it begins if not. */
