@@ -270,7 +270,9 @@ export class HostedDatabase implements Checkpointed {
     const nothingCommitted =
       error instanceof CallCancelled || (error instanceof Failure && error.reason !== "OUTCOME_UNKNOWN");
     if (!nothingCommitted) this.#advance();
-    if (error instanceof Failure && error.reason === "DATA_CORRUPT") {
+    if (!(error instanceof Failure)) return error;
+    if (error.facts["sqliteCode"]?.endsWith("_FSYNC")) return this.stop("a flush of its files failed", error);
+    if (error.reason === "DATA_CORRUPT") {
       this.#host.log("error", "the database's file is damaged", { database: this.id, error });
     }
     return error;

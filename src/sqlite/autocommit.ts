@@ -151,7 +151,8 @@ export class Autocommit {
 /** The failure with the number of the step or statement that it happened in. */
 function withStep(error: unknown, step: number, context: FailureContext): NotedFailure {
   const note = noteOfError(error, context);
-  return new NotedFailure({ ...note, facts: { ...note.facts, step: `${step}` } });
+  const field = note.field && { field: `steps[${step}].${note.field}` };
+  return new NotedFailure({ ...note, ...field, facts: { ...note.facts, step: `${step}` } });
 }
 
 /** `statement_count = 1`, `rows_affected = 2`. */

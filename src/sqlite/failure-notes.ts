@@ -77,7 +77,7 @@ export function noteOfNative(failure: NativeFailure, context: FailureContext): F
         field: "statement",
       };
     case FAILED_TEXT:
-      return note("SQL_INVALID", { sqliteMessage, sqliteCode: "SQLITE_ERROR", offset: `${failure.offset}` });
+      return note("SQL_INVALID", { sqliteMessage, sqliteCode: "SQLITE_ERROR", ...offsetFact(failure.offset) });
     case FAILED_PARAMETERS:
       return note("PARAMETERS_MISMATCH", {
         problem: sqliteMessage,
@@ -152,7 +152,13 @@ const limitValues: readonly ((limits: ExecutorLimits) => number)[] = [
   () => 0,
 ];
 
-function noteOfCode(code: number, message: string, offset: number | undefined, context: FailureContext): FailureNote {
+/** `offset` undefined: it happened while running; below 0: SQLite does not know where. */
+export function noteOfCode(
+  code: number,
+  message: string,
+  offset: number | undefined,
+  context: FailureContext,
+): FailureNote {
   const sqliteMessage = message.slice(0, MESSAGE_CHARACTERS_MAX);
   const sqliteCode = codeName(code);
   const { database, limits } = context;
@@ -193,11 +199,13 @@ function noteOfCode(code: number, message: string, offset: number | undefined, c
       return note("DATA_CORRUPT", { database, stage: "local", sqliteMessage, sqliteCode });
     case SQLITE_IOERR:
     case SQLITE_CANTOPEN:
-      return note("STAGE_UNAVAILABLE", { stage: "local" });
+      return note("STAGE_UNAVAILABLE", { stage: "local", sqliteCode });
   }
   if (offset === undefined) return note("SQL_FAILED", { sqliteMessage, sqliteCode });
-  return note("SQL_INVALID", { sqliteMessage, sqliteCode, ...(offset < 0 ? {} : { offset: `${offset}` }) });
+  return note("SQL_INVALID", { sqliteMessage, sqliteCode, ...offsetFact(offset) });
 }
+
+const offsetFact = (offset: number): Readonly<Record<string, string>> => (offset < 0 ? {} : { offset: `${offset}` });
 
 /** Table and columns of "UNIQUE constraint failed: t.a, t.b" and its like. */
 function violatedColumns(message: string): Readonly<Record<string, string>> {

@@ -68,11 +68,15 @@ export function primaryCode(code: number): number {
   return code & 0xff;
 }
 
-/** For example SQLITE_CONSTRAINT_UNIQUE; kinds that are no constraint are named by their primary code. */
+/** Kinds of I/O errors that tell of a flush. */
+const flushKinds: Readonly<Record<number, string>> = { 4: "FSYNC", 5: "DIR_FSYNC" };
+
+/** For example SQLITE_CONSTRAINT_UNIQUE or SQLITE_IOERR_FSYNC; most other kinds are named by their primary code. */
 export function codeName(code: number): string {
   const name = primaryNames[primaryCode(code)];
   if (name === undefined) return `SQLITE_${code}`;
-  const kind = primaryCode(code) === SQLITE_CONSTRAINT ? constraintKinds[code >> 8] : undefined;
+  const kinds = { [SQLITE_CONSTRAINT]: constraintKinds, [SQLITE_IOERR]: flushKinds }[primaryCode(code)];
+  const kind = kinds?.[code >> 8];
   return kind ? `SQLITE_${name}_${kind}` : `SQLITE_${name}`;
 }
 

@@ -1,7 +1,7 @@
 /** Calls of the server's own: making a database, checkpoints, looking at a WAL. */
 import type Database from "better-sqlite3";
 import type { Execution } from "./execution.ts";
-import { busyNote, NotedFailure } from "./failure-notes.ts";
+import { busyNote, NotedFailure, noteOfCode } from "./failure-notes.ts";
 import { ANSWER_DONE, CALL_WRITES } from "./protocol.ts";
 import { primaryCode, SQLITE_BUSY } from "./sqlite-codes.ts";
 import { walSalt } from "./wal-salt.ts";
@@ -39,7 +39,8 @@ export class Upkeep {
     try {
       const mode = call.flags & CALL_WRITES ? CHECKPOINT_TRUNCATE : CHECKPOINT_PASSIVE;
       const [code, frames, done] = native.checkpoint(connection.native, mode);
-      if (code !== 0 && primaryCode(code) !== SQLITE_BUSY) throw this.#execution.failure();
+      if (code !== 0 && primaryCode(code) !== SQLITE_BUSY)
+        throw new NotedFailure(noteOfCode(code, "a checkpoint failed", undefined, this.#execution.failureContext()));
       const counts = Buffer.alloc(8);
       counts.writeUInt32LE(Math.max(0, frames), 0);
       counts.writeUInt32LE(Math.max(0, done), 4);

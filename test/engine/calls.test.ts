@@ -426,6 +426,29 @@ describe("what executors report", () => {
     await scene.close();
   });
 
+  it("a flush that failed inside SQLite stops the database; other I/O errors do not", async () => {
+    let change: Partial<ExecutorDatabase> = {};
+    const scene = await openScene({
+      directoryPath: newFolder(),
+      between: (database) =>
+        replaced(database, { execute: (...given) => (change.execute ?? database.execute.bind(database))(...given) }),
+    });
+    await scene.create("a");
+    await scene.run("a", "CREATE TABLE t (x)");
+    const write = () => scene.run("a", "INSERT INTO t VALUES (1)");
+    change = { execute: failing(new Failure("STAGE_UNAVAILABLE", { stage: "local", sqliteCode: "SQLITE_IOERR" })) };
+    await failureOf(write(), "STAGE_UNAVAILABLE");
+    change = {};
+    await write();
+    change = {
+      execute: failing(new Failure("STAGE_UNAVAILABLE", { stage: "local", sqliteCode: "SQLITE_IOERR_FSYNC" })),
+    };
+    await failureOf(write(), "DATABASE_FAULTED");
+    change = {};
+    await failureOf(write(), "DATABASE_FAULTED");
+    await scene.close();
+  });
+
   it("a checkpoint that fails is tried again; one whose flush failed stops the database", async () => {
     let failure: Failure | undefined = new Failure("EXECUTOR_LOST", { signal: "SIGKILL" });
     let asked = 0;
@@ -447,7 +470,7 @@ describe("what executors report", () => {
     expect(scene.lines.map((line) => line.level)).toContain("warn");
     failure = undefined;
     while (scene.engine.stats().checkpoints === 0) await write();
-    failure = new Failure("DATA_CORRUPT", { database: "a", sqliteCode: "SQLITE_IOERR_FSYNC" });
+    failure = new Failure("STAGE_UNAVAILABLE", { stage: "local", sqliteCode: "SQLITE_IOERR" });
     let stopped: unknown;
     for (let writes = 0; writes < 200 && stopped === undefined; writes++) {
       await write().catch((error: unknown) => {

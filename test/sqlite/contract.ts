@@ -1,6 +1,8 @@
 /** What every implementation of Executors promises. */
 import { copyFileSync, existsSync, statSync } from "node:fs";
+import { create, toBinary } from "@bufbuild/protobuf";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { ExecuteBatchRequestSchema } from "../../gen/persisto/v1/database_service_pb.js";
 import { systemClock } from "../../src/clock.ts";
 import { CallCancelled, type ExecutorDatabase, type Executors } from "../../src/sqlite/executor.ts";
 import { temporaryFolders } from "../support/temporary-folder.ts";
@@ -128,8 +130,16 @@ export function describeExecutors(name: string, start: Start): void {
           reason: "SQL_INVALID",
           facts: { sqliteCode: "SQLITE_ERROR", offset: "22", sqliteMessage: "no such column: nowhere" },
         });
-        for (const sql of ["", "  -- nothing", "SELECT 1; SELECT 2", "SELECT 'a\0b'"])
-          expect(await failing(sql)).toMatchObject({ reason: "SQL_INVALID" });
+        for (const sql of ["SELECT 1; SELECT 2", "SELECT 'a\0b'"])
+          expect(await failing(sql)).toMatchObject({
+            reason: "SQL_INVALID",
+            facts: { offset: expect.stringMatching(/^\d+$/) },
+          });
+        for (const sql of ["", "  -- nothing"]) {
+          const failure = await failing(sql);
+          expect(failure).toMatchObject({ reason: "SQL_INVALID" });
+          expect(failure.facts).not.toHaveProperty("offset");
+        }
       });
 
       it("name parameters that do not match", async () => {
@@ -347,6 +357,14 @@ export function describeExecutors(name: string, start: Start): void {
       it("refuses what is no request", async () => {
         const broken = Buffer.from([0x12, 0x7f, 0x01]);
         expect(await failureOf(database.batch(broken, options()))).toMatchObject({ reason: "FIELD_INVALID" });
+        const withoutKind = create(ExecuteBatchRequestSchema, {
+          steps: [{ statement: { sql: "SELECT 1" } }, { statement: { sql: "SELECT ?", parameters: [{}] } }],
+        });
+        const request = toBinary(ExecuteBatchRequestSchema, withoutKind);
+        expect(await failureOf(database.batch(request, options()))).toMatchObject({
+          reason: "FIELD_INVALID",
+          facts: { field: "steps[1].statement" },
+        });
       });
     });
 
