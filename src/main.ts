@@ -111,6 +111,7 @@ function explain(error: unknown): string {
     case "ENOSPC":
     case "ENOENT":
     case "ENOTDIR":
+    case "EISDIR":
       return `${error.message}; look at the paths and ports in the settings, and at who may use them`;
     default:
       return error.stack ?? error.message;

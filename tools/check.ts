@@ -76,7 +76,11 @@ process.exitCode = total.failed === 0 ? 0 : 1;
 function run(step: Step, logPath: string): Promise<boolean> {
   const log = openSync(logPath, "w");
   const [command = "", ...args] = step.command;
-  const child = spawn(command, args, { stdio: ["ignore", log, log], detached: true });
+  const child = spawn(command, args, {
+    stdio: ["ignore", log, log],
+    detached: true,
+    env: { ...process.env, NO_COLOR: "1" },
+  });
   closeSync(log);
   return new Promise((resolve) => {
     const timer = setTimeout(() => {

@@ -1,5 +1,5 @@
 /** The log: for people on a terminal, JSON lines elsewhere, and JSON lines into a file. */
-import { mkdirSync } from "node:fs";
+import { mkdirSync, openSync } from "node:fs";
 import { dirname } from "node:path";
 import { type DestinationStream, destination, multistream, pino, type StreamEntry, stdSerializers } from "pino";
 import { codeName, type ObservedCall, traceIdOf } from "./call.ts";
@@ -47,13 +47,12 @@ export async function openLog(options: LogOptions): Promise<Log> {
   if (options.outputFilePath !== undefined) {
     mkdirSync(dirname(options.outputFilePath), { recursive: true });
     file = destination({
-      dest: options.outputFilePath,
+      dest: openSync(options.outputFilePath, "a"),
       sync: false,
       minLength: WRITE_BYTES,
       maxLength: WAITING_BYTES_MAX,
       periodicFlush: FLUSH_MS,
     });
-    await opened(file);
     reportOnce(file, options.outputFilePath);
     streams.push({ level: options.level, stream: file });
   }
@@ -106,13 +105,6 @@ function standardOutput(): DestinationStream {
   // A reader that went away (`| head`) ends the output, not the server.
   stream.on("error", () => stream.removeAllListeners("error").on("error", Boolean));
   return stream;
-}
-
-function opened(file: ReturnType<typeof destination>): Promise<void> {
-  return new Promise((resolve, reject) => {
-    file.once("ready", resolve);
-    file.once("error", reject);
-  });
 }
 
 /** A full disk must not end the server: it says so once on standard error and goes on without the file. */

@@ -123,6 +123,14 @@ describe("the program", () => {
     expect(output).toContain("SERVER_PORT");
   });
 
+  it("refuses a log file that cannot be written", async () => {
+    const folder = newFolder();
+    const { code, output } = await startInVain(folder, { environment: { LOGGING_OUTPUT_FILE_PATH: folder } });
+    expect(code).toBe(1);
+    expect(output).toMatch(/Persisto cannot start: .*look at the paths/);
+    expect(output).not.toMatch(/^\s+at /m);
+  });
+
   it("refuses wrong settings, all at once", async () => {
     const { code, output } = await startInVain(newFolder(), {
       environment: { SERVER_PORT: "no", LOGGING_LEVEL: "loud", SERVER_HOST: "0.0.0.0" },

@@ -30,7 +30,8 @@ export async function startServerProcess(folder: string, options: StartOptions =
   const port = await new Promise<number>((done, fail) => {
     timer = setTimeout(() => fail(new Error(`no start within ${START_MS_MAX} ms: ${output.text}`)), START_MS_MAX);
     child.stdout?.on("data", () => {
-      const found = /"port":(\d+)/.exec(output.text);
+      // Its last line, with what to try.
+      const found = /"port":(\d+)[\s\S]*grpcurl/.exec(output.text);
       if (found !== null) done(Number(found[1]));
     });
     child.once("exit", (code) => fail(new Error(`ended with ${code}: ${output.text}`)));
