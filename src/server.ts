@@ -121,7 +121,11 @@ function openPort(
   health: HealthState,
 ): Promise<Transport> {
   const { server, calls } = settings;
-  const statements: StatementServices = { engine, clock, limits: calls };
+  const statements: StatementServices = {
+    engine,
+    clock,
+    limits: { ...calls, messageBytesMax: settings.transport.writeBytesMax },
+  };
   const logCall = callLogger(log);
   let transport: Transport | undefined;
   const metrics = createMetrics({

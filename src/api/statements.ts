@@ -42,6 +42,8 @@ export interface StatementLimits {
   readonly statementTimeoutMsMax: number;
   /** Longest answer of a unary method. */
   readonly resultBytesMax: number;
+  /** Longest message of a Query: a row is not divided. */
+  readonly messageBytesMax: number;
   /** Upper bounds of one chunk of a Query. */
   readonly chunkRowsMax: number;
   readonly chunkBytesMax: number;
@@ -149,6 +151,7 @@ async function* streamQuery(
   const minPosition = checkMinPosition(fields.minPosition);
   const { position, cursor } = await engine.query(fields.database, fields.body, minPosition, {
     ...queryTime(call, clock, limits, callOptions(call, clock, limits, columns)),
+    resultBytesMax: limits.messageBytesMax,
     chunkRowsMax: lower(fields.chunkRowsMax, limits.chunkRowsMax),
     chunkBytesMax: lower(fields.chunkBytesMax, limits.chunkBytesMax),
   });

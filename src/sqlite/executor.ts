@@ -18,7 +18,7 @@ export interface CallOptions {
   readonly columns: boolean;
   /** Cache scope: callers with other rights have other scopes. 0 until grants by table exist. */
   readonly scope: number;
-  /** Longest result in bytes; beyond it RESULT_TOO_LARGE and nothing has taken effect. */
+  /** Longest result in bytes; beyond it RESULT_TOO_LARGE and nothing has taken effect. Of a query: its longest row, LIMIT_EXCEEDED. */
   readonly resultBytesMax: number;
   /** When the call's time is over, in milliseconds of the clock's `now()`. */
   readonly deadlineAtMs: number;

@@ -1,14 +1,15 @@
 /** Queries: rows in chunks, as far as the reader gives credit, one chunk a turn of the event loop. */
 import type { Connection, OpenDatabase } from "./connections.ts";
 import { type Execution, interruptedBefore } from "./execution.ts";
-import { type FailureContext, noteOfNative } from "./failure-notes.ts";
-import { type NativeCursor, RUN_COLUMNS, RUN_READ_ONLY } from "./native.ts";
+import { noteOfNative } from "./failure-notes.ts";
+import { FAILED_SIZE, type NativeCursor, RUN_COLUMNS, RUN_READ_ONLY } from "./native.ts";
 import {
   ANSWER_CHUNK,
   ANSWER_DONE,
   ANSWER_QUERY_END,
   ANSWER_QUERY_FAILED,
   CALL_COLUMNS,
+  type FailureNote,
   QUERY_EXECUTION_MS,
   QUERY_HEAD_BYTES,
   QUERY_LIFE_MS,
@@ -29,6 +30,7 @@ interface Query {
   readonly cursor: NativeCursor;
   readonly rowsMax: number;
   readonly bytesMax: number;
+  readonly rowBytesMax: number;
   readonly executionMsMax: number;
   readonly deadlineAtMs: number;
   credits: number;
@@ -96,6 +98,7 @@ export class Queries {
       cursor,
       rowsMax: call.first,
       bytesMax: call.second,
+      rowBytesMax: call.resultBytesMax,
       executionMsMax: call.bytes.readUInt32LE(call.start + QUERY_EXECUTION_MS),
       deadlineAtMs: execution.nowMs + call.bytes.readUInt32LE(call.start + QUERY_LIFE_MS),
       credits: call.bytes.readUInt32LE(call.start + QUERY_WINDOW),
@@ -172,12 +175,12 @@ export class Queries {
     query.elapsedMs += clock.now() - startedAtMs;
     if (chunk === undefined) this.#finish(query);
     else if (chunk === null) {
-      const note =
-        leftMs <= 0 ? interruptedBefore("deadline").note : noteOfNative(native.failure(), this.#contextOf(query));
+      const note = leftMs <= 0 ? interruptedBefore("deadline").note : this.#failure(query);
       const isOfExecution = note.interrupted === "deadline" && executionLeftMs <= lifeLeftMs;
-      this.#drop(query);
-      answers.append(Buffer.from(JSON.stringify(isOfExecution ? { ...note, ofExecution: true } : note)));
-      answers.finish(query.id, ANSWER_QUERY_FAILED, 0, 0, undefined);
+      this.#fail(query, isOfExecution ? { ...note, ofExecution: true } : note);
+    } else if ((typeof chunk === "number" ? chunk : chunk.length) > query.rowBytesMax) {
+      // Chunks end before the row that would make them too large: this is one row, and no message can hold it.
+      this.#fail(query, rowTooLarge(query));
     } else {
       answers.take(chunk);
       answers.finish(query.id, ANSWER_CHUNK, 0, 0, undefined);
@@ -204,7 +207,23 @@ export class Queries {
     this.#execution.connections.giveBack(query.database, query.connection);
   }
 
-  #contextOf(query: Query): FailureContext {
-    return { database: query.database.file.id, limits: this.#execution.limits, resultBytesMax: query.bytesMax };
+  /** What the native library said last. */
+  #failure(query: Query): FailureNote {
+    const { limits, native } = this.#execution;
+    const failure = native.failure();
+    if (failure.kind === FAILED_SIZE) return rowTooLarge(query);
+    return noteOfNative(failure, { database: query.database.file.id, limits, resultBytesMax: query.rowBytesMax });
+  }
+
+  #fail(query: Query, note: FailureNote): void {
+    const { answers } = this.#execution;
+    this.#drop(query);
+    answers.append(Buffer.from(JSON.stringify(note)));
+    answers.finish(query.id, ANSWER_QUERY_FAILED, 0, 0, undefined);
   }
 }
+
+const rowTooLarge = (query: Query): FailureNote => ({
+  reason: "LIMIT_EXCEEDED",
+  facts: { what: "bytes of one row", limit: `${query.rowBytesMax}` },
+});

@@ -375,6 +375,17 @@ describeEachProtocol(
         expect(seen).not.toContain("summary");
       });
 
+      it("sends rows as large as a message may be, and names the limit beyond", async () => {
+        const database = await people(api);
+        const read = (bytes: bigint) =>
+          collect(api.databases.query({ database, statement: statement("SELECT zeroblob(?)", bytes) }));
+        expect((await read(2_500_000n)).rows[0]?.[0]).toHaveLength(2_500_000);
+        expect(await expectFailure(read(4_194_304n), "LIMIT_EXCEEDED")).toMatchObject({
+          what: "bytes of one row",
+          limit: "4194304",
+        });
+      });
+
       it("reads one snapshot while others write", async () => {
         const database = await people(api);
         const sql =
