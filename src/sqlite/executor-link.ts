@@ -5,6 +5,8 @@ export interface LinkEvents {
   frame: OnFrame;
   /** After the frames of one read: a good moment to send more. */
   turn(): void;
+  /** What came is no protocol; nothing more is read. */
+  broken(error: unknown): void;
   /** It is dead for certain: its locks are gone and nothing comes after this. `how` is a signal's name or a sentence. */
   exit(how: string): void;
 }

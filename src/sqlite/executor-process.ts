@@ -1,8 +1,8 @@
 /** Executors as child processes: a socket pair, a shared page, and the process's life. */
 import { spawn } from "node:child_process";
-import { closeSync, existsSync, ftruncateSync, openSync, unlinkSync } from "node:fs";
+import { closeSync, existsSync, openSync, unlinkSync, writeSync } from "node:fs";
 import type { Socket } from "node:net";
-import { constants, setPriority, tmpdir } from "node:os";
+import { constants, getPriority, setPriority, tmpdir } from "node:os";
 import { extname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import type { OpenLink } from "./executor-link.ts";
@@ -20,8 +20,8 @@ const STDERR_CHARACTERS_MAX = 2_000;
 
 const SOCKET_INDEX = 3;
 
-/** Of an executor that a long statement has for itself: it gets a tenth of what others get, and all when there are none. */
-const BACKGROUND_PRIORITY = constants.priority.PRIORITY_BELOW_NORMAL;
+/** How far an executor stands back that a long statement has for itself: it gets a tenth of what others get. */
+const BACKGROUND_STEP = 10;
 
 /** Makes links that start a process each. `native` maps the page on this side. */
 export function processLinks(options: ExecutorsOptions, native: SharedPages): OpenLink {
@@ -31,6 +31,7 @@ export function processLinks(options: ExecutorsOptions, native: SharedPages): Op
     nativePath: options.nativePath,
     serverPid: process.pid,
   };
+  const ownPriority = getPriority();
   return (events) => {
     const descriptor = openPage(options.random);
     const page = native.sharedPage(descriptor, PAGE_BYTES);
@@ -67,13 +68,9 @@ export function processLinks(options: ExecutorsOptions, native: SharedPages): Op
       try {
         reader.push(chunk);
       } catch (error) {
-        // It sends what is no protocol, so nothing it says can be believed.
-        options.log("error", "an executor broke the protocol", {
-          error: error instanceof Error ? (error.stack ?? error.message) : `${error}`,
-        });
         socket.removeAllListeners("data");
         socket.resume();
-        child.kill("SIGKILL");
+        events.broken(error);
         return;
       }
       events.turn();
@@ -92,7 +89,10 @@ export function processLinks(options: ExecutorsOptions, native: SharedPages): Op
       setBackground(on) {
         if (child.pid === undefined || over) return true;
         try {
-          setPriority(child.pid, on ? BACKGROUND_PRIORITY : constants.priority.PRIORITY_NORMAL);
+          setPriority(
+            child.pid,
+            on ? Math.min(constants.priority.PRIORITY_LOW, ownPriority + BACKGROUND_STEP) : ownPriority,
+          );
           return true;
         } catch (error) {
           // It has just died, or this user may lower priorities and not raise them.
@@ -116,11 +116,26 @@ function defaultProgramPath(): string {
 
 /** An unnamed file, which parent and child map. */
 function openPage(random: () => number): number {
-  const directory = existsSync(MEMORY_DIRECTORY) ? MEMORY_DIRECTORY : tmpdir();
   const name = `persisto-${process.pid}-${Math.floor(random() * 2 ** 48).toString(36)}`;
-  const path = join(directory, name);
+  if (existsSync(MEMORY_DIRECTORY)) {
+    try {
+      return openPageAt(join(MEMORY_DIRECTORY, name));
+    } catch (error) {
+      if (!(error instanceof Error && "code" in error && error.code === "ENOSPC")) throw error;
+    }
+  }
+  return openPageAt(join(tmpdir(), name));
+}
+
+function openPageAt(path: string): number {
   const descriptor = openSync(path, "wx+", 0o600);
-  unlinkSync(path);
-  ftruncateSync(descriptor, PAGE_BYTES);
+  try {
+    unlinkSync(path);
+    // Written, not only sized: touching a page for which there is no room ends a process.
+    writeSync(descriptor, new Uint8Array(PAGE_BYTES));
+  } catch (error) {
+    closeSync(descriptor);
+    throw error;
+  }
   return descriptor;
 }

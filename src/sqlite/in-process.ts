@@ -37,7 +37,11 @@ function memoryLink(options: ExecutorsOptions): OpenLink {
       write(parts) {
         setImmediate(() => {
           if (over) return;
-          for (const part of parts) reader.push(part);
+          try {
+            for (const part of parts) reader.push(part);
+          } catch (error) {
+            events.broken(error);
+          }
           events.turn();
         });
       },

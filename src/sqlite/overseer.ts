@@ -8,12 +8,16 @@ import type { PoolDatabase } from "./pool-database.ts";
 import type { PoolQuery } from "./pool-query.ts";
 
 /** After this many times the stall's limit a statement has to let others have the processor first. */
-const BACKGROUND_FACTOR = 4;
+const BACKGROUND_FACTOR = 8;
+
+/** A look that comes this late says that the server itself was busy: time that says nothing about executors. */
+const LATE_LOOK_MS = 15;
 
 export class Overseer {
   readonly #limits: ExecutorLimits;
   readonly #log: ExecutorLog;
   readonly #dispatcher: Dispatcher;
+  #lastLookMs = 0;
 
   constructor(limits: ExecutorLimits, log: ExecutorLog, dispatcher: Dispatcher) {
     this.#limits = limits;
@@ -21,8 +25,26 @@ export class Overseer {
     this.#dispatcher = dispatcher;
   }
 
-  /** Looks at one executor; true when it has something to do. */
-  watch(pipeline: Pipeline, nowMs: number): boolean {
+  /** Looks begin again after a pause. */
+  begin(nowMs: number): void {
+    this.#lastLookMs = nowMs;
+  }
+
+  /** Looks at all executors; true when one of them has something to do. */
+  watch(executors: Iterable<Pipeline>, nowMs: number): boolean {
+    const sinceMs = nowMs - this.#lastLookMs;
+    const blindMs = sinceMs > LATE_LOOK_MS ? sinceMs : 0;
+    this.#lastLookMs = nowMs;
+    let busyCount = 0;
+    for (const pipeline of executors) {
+      if (pipeline.frontSinceMs !== 0) pipeline.frontSinceMs += blindMs;
+      if (this.#watchOne(pipeline, nowMs)) busyCount++;
+    }
+    if (busyCount > 1) for (const pipeline of executors) this.#letOthersFirst(pipeline, nowMs);
+    return busyCount > 0;
+  }
+
+  #watchOne(pipeline: Pipeline, nowMs: number): boolean {
     pipeline.avoided = false;
     if (pipeline.isIdle) return false;
     pipeline.waiting.remove((call) => this.#dispatcher.isOver(call, nowMs));
@@ -34,11 +56,15 @@ export class Overseer {
     const isLate = this.#endLateCalls(pipeline, nowMs);
     if (pipeline.count > 0) {
       if (pipeline.frontSinceMs === 0) pipeline.frontSinceMs = nowMs;
-      const frontMs = nowMs - pipeline.frontSinceMs;
-      if (isLate || frontMs > this.#limits.executorStallMs) this.#stall(pipeline, nowMs);
-      if (frontMs > BACKGROUND_FACTOR * this.#limits.executorStallMs) pipeline.goToBackground();
+      const isStalled = nowMs - pipeline.frontSinceMs > this.#limits.executorStallMs && pipeline.isFrontUnfinished;
+      if (isLate || isStalled) this.#stall(pipeline, nowMs);
     }
     return true;
+  }
+
+  #letOthersFirst(pipeline: Pipeline, nowMs: number): void {
+    if (pipeline.stalled && nowMs - pipeline.frontSinceMs > BACKGROUND_FACTOR * this.#limits.executorStallMs)
+      pipeline.goToBackground();
   }
 
   /** Stops calls whose time is over; true when one of them has not even begun. */

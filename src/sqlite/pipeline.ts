@@ -71,6 +71,8 @@ export interface PipelineEvents {
   /** Answers have come: more calls may be sent. */
   turn(pipeline: Pipeline): void;
   dead(pipeline: Pipeline, how: string): void;
+  /** What it says or has written is no protocol: nothing of it can be believed any more. */
+  broken(pipeline: Pipeline, error: unknown): void;
 }
 
 /** What an executor had been doing when it died. */
@@ -123,7 +125,7 @@ export class Pipeline {
   #lastAnsweredId = 0;
   #revoking = false;
   #flushPlanned = false;
-  #inBackground = false;
+  #background: "no" | "yes" | "refused" = "no";
   /** Calls here that the server wants to end. */
   #stopping = 0;
 
@@ -133,6 +135,7 @@ export class Pipeline {
     this.#events = events;
     this.#link = openLink({
       frame: (buffer, start, end) => this.#frame(buffer, start, end),
+      broken: (error) => events.broken(this, error),
       turn: () => events.turn(this),
       exit: (how) => {
         this.state = "dead";
@@ -204,6 +207,12 @@ export class Pipeline {
     if (this.#count === 1) this.#writer.flush();
   }
 
+  /** True while the first call is neither answered nor over: an answer may be on its way. */
+  get isFrontUnfinished(): boolean {
+    const { front } = this;
+    return front !== undefined && (!this.hasBegun(front) || this.isRunning(front.id));
+  }
+
   /** The call is to end: now if it runs, as soon as it begins if not. */
   stop(call: Call): void {
     this.#stopping++;
@@ -244,6 +253,14 @@ export class Pipeline {
    * They may come once more, and are then no news.
    */
   collect(): void {
+    try {
+      this.#collect();
+    } catch (error) {
+      this.#events.broken(this, error);
+    }
+  }
+
+  #collect(): void {
     const words = this.#words;
     if (this.#count === 0 || Atomics.load(words, WORD_RUNNING) === this.#ids[this.#head]) return;
     const turn = Atomics.load(words, WORD_OUTBOX_TURN);
@@ -301,9 +318,7 @@ export class Pipeline {
 
   /** Others have the processor first, until the statement that runs is over. */
   goToBackground(): void {
-    if (this.#inBackground) return;
-    this.#inBackground = true;
-    this.#link.setBackground(true);
+    if (this.#background === "no") this.#background = this.#link.setBackground(true) ? "yes" : "refused";
   }
 
   kill(): void {
@@ -408,10 +423,8 @@ export class Pipeline {
     this.#count--;
     this.frontSinceMs = 0;
     this.stalled = false;
-    if (this.#inBackground) {
-      this.#inBackground = false;
-      this.isSpent ||= !this.#link.setBackground(false);
-    }
+    if (this.#background === "yes") this.isSpent ||= !this.#link.setBackground(false);
+    this.#background = "no";
     if (call !== undefined) this.#forget(call);
     if (this.#count === 0 && this.#revoking) {
       this.#revoking = false;

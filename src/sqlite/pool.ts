@@ -73,7 +73,9 @@ export class Pool implements Executors, DatabasePool, PipelineEvents, RecoveryPo
       databaseCallsMax: options.limits.databaseCallsMax,
       place: (call) => this.#placement.place(call),
       onBusy: () => {
-        this.#stopTicking ??= this.clock.every(TICK_MS, () => this.#tick());
+        if (this.#stopTicking !== undefined) return;
+        this.#overseer.begin(this.clock.now());
+        this.#stopTicking = this.clock.every(TICK_MS, () => this.#tick());
       },
       onIdle: () => this.#onIdle?.(),
     });
@@ -185,6 +187,14 @@ export class Pool implements Executors, DatabasePool, PipelineEvents, RecoveryPo
     this.#recovery.bury(pipeline, how);
   }
 
+  broken(pipeline: Pipeline, error: unknown): void {
+    this.#log("error", "an executor broke the protocol and is killed", {
+      slot: pipeline.slot,
+      error: error instanceof Error ? (error.stack ?? error.message) : `${error}`,
+    });
+    pipeline.kill();
+  }
+
   // RecoveryPool
 
   get isClosing(): boolean {
@@ -232,8 +242,7 @@ export class Pool implements Executors, DatabasePool, PipelineEvents, RecoveryPo
 
   #tick(): void {
     const nowMs = this.clock.now();
-    let isBusy = false;
-    for (const pipeline of this.#executors.living) if (this.#overseer.watch(pipeline, nowMs)) isBusy = true;
+    const isBusy = this.#overseer.watch(this.#executors.living, nowMs);
     if (this.dispatcher.look(nowMs) || isBusy) return;
     this.#stopTicking?.();
     this.#stopTicking = undefined;

@@ -1,5 +1,6 @@
 import { spawn } from "node:child_process";
 import { writeFileSync } from "node:fs";
+import { getPriority } from "node:os";
 import { afterEach, describe, expect, it } from "vitest";
 import { systemClock } from "../../src/clock.ts";
 import {
@@ -111,6 +112,25 @@ describe("a pool of executor processes", () => {
     expect(ended).toBe(false);
     expect(await endless).toMatchObject({ reason: "STATEMENT_TIMEOUT" });
     expect(await read(fast, "SELECT count(*) FROM t")).toEqual([[3n]]);
+  });
+
+  it("lets others have the processor first while a statement goes on and on", async () => {
+    await start({ executorCountMin: 2, executorCountMax: 3 });
+    const [slow, ...others] = (await databases(9)) as [ExecutorDatabase, ...ExecutorDatabase[]];
+    const endless = failureOf(slow.execute(encode(ENDLESS), options(within(2_500))));
+    const background = () => executorPids().filter((pid) => getPriority(pid) > getPriority());
+    const [pid] = await until("its executor is in the background", async () => {
+      await Promise.all(others.map((other) => read(other, "SELECT 1")));
+      return background().length > 0 && background();
+    });
+    expect(await endless).toMatchObject({ reason: "STATEMENT_TIMEOUT" });
+    // It comes back, or is replaced where that is not allowed.
+    await until("it is not there any more", () => {
+      executors.tidy();
+      return background().length === 0;
+    });
+    expect(pid).toBeGreaterThan(0);
+    await Promise.all(others.map((other) => read(other, "SELECT 1")));
   });
 
   it("serves the reads of a database whose write takes long", async () => {
