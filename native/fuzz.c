@@ -107,6 +107,15 @@ static const struct {
     {"WITH r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r WHERE n < 20) SELECT n, 'x' || n, n / 2.0, NULL, x'00ff', CAST(x'ff' AS TEXT) FROM r", 0},
     {"CREATE TABLE IF NOT EXISTS u (a, b)", 0},
     {"ALTER TABLE u RENAME TO _persisto_u", 0},
+    {"ALTER TABLE u RENAME /* x */ TO \"_persisto_u\"", 0},
+    {"CREATE TABLE IF NOT EXISTS c (a REFERENCES _persisto_x)", 0},
+    {"CREATE TRIGGER IF NOT EXISTS r AFTER INSERT ON t BEGIN DELETE FROM _persisto_x; END", 0},
+    {"CREATE VIEW IF NOT EXISTS w AS SELECT * FROM _persisto_x", 0},
+    {"SELECT * FROM w", 0},
+    {"DROP VIEW IF EXISTS w", 0},
+    {"DROP TRIGGER IF EXISTS r", 0},
+    {"INSERT INTO _persisto_x VALUES (2)", 0},
+    {"DROP TABLE _persisto_x", 0},
     {"DROP TABLE IF EXISTS u", 0},
     {"PRAGMA case_sensitive_like = 1", 0},
     {"PRAGMA user_version = 3", 0},
@@ -205,18 +214,27 @@ static void check_answer(const Out *o) {
   }
 }
 
-/* What stands in the table, in one number; -1 when it cannot be read: an interrupt stays for as long as cursors are open. */
-static int64_t contents(Connection *c) {
+/* The server asks for a number; -1 when there is none: an interrupt stays for as long as cursors are open. */
+static int64_t ask(Connection *c, const char *sql) {
   sqlite3_stmt *s = 0;
-  int64_t sum = -1;
-  int trusted = c->guard.trusted;
+  int64_t answer = -1;
   c->guard.trusted = 1;
-  if (!sqlite3_prepare_v2(c->db, "SELECT total(id) + count(*) * 1000003 + total(length(v)) * 31 + total(length(w)) FROM t", -1, &s, 0) &&
-      sqlite3_step(s) == SQLITE_ROW)
-    sum = sqlite3_column_int64(s, 0);
+  if (!sqlite3_prepare_v2(c->db, sql, -1, &s, 0) && sqlite3_step(s) == SQLITE_ROW) answer = sqlite3_column_int64(s, 0);
   sqlite3_finalize(s);
-  c->guard.trusted = trusted;
-  return sum;
+  c->guard.trusted = 0;
+  return answer;
+}
+
+/* What stands in the table. */
+static int64_t contents(Connection *c) {
+  return ask(c, "SELECT total(id) + count(*) * 1000003 + total(length(v)) * 31 + total(length(w)) FROM t");
+}
+
+/* What belongs to the server is as it was, and nothing more carries its name. */
+static void check_reserved(Connection *c) {
+  int64_t names = ask(c, "SELECT count(*) FROM sqlite_schema WHERE name LIKE '$_persisto$_%' ESCAPE '$'");
+  int64_t rows = ask(c, "SELECT count(*) * 100 + total(a) FROM _persisto_x");
+  if ((names >= 0 && names != 1) || (rows >= 0 && rows != 101)) die("a caller reached the server's own", "");
 }
 
 /* Between calls nothing is half done. (Beside an open cursor SQLite may leave a write transaction that did nothing: a changed
@@ -289,9 +307,6 @@ static void use_cursor(Connection *c, Slice request) {
   Chunk chunk = {1 + below(5), 1 + below(300), one_in(4) ? 1 : 0, 50};
   Failure f = {0};
   Out o = {0};
-  int trusted = c->guard.trusted;
-  /* With trust pragma_journal_mode would count as a write that never ends, and nothing beside it would be committed. */
-  c->guard.trusted = 0;
   short_of_memory();
   if (!*k || one_in(4)) {
     if (*k) cursor_free(*k);
@@ -308,7 +323,6 @@ static void use_cursor(Connection *c, Slice request) {
   }
   if (*k && one_in(5)) cursor_close(*k);
   enough_memory();
-  c->guard.trusted = trusted;
   out_free(&o);
 }
 
@@ -335,7 +349,13 @@ static void run_script(Connection *c) {
 static void one_call(Connection *c) {
   Bytes b;
   if (one_in(20)) connection_fixed(c, (Fixed[]){FIXED_BEGIN, FIXED_BEGIN_IMMEDIATE, FIXED_COMMIT, FIXED_ROLLBACK}[below(4)]);
-  if (one_in(50)) c->guard.trusted = !c->guard.trusted;
+  if (one_in(50)) {
+    Slice own = {(const uint8_t *)"\x0a\x19" "SELECT * FROM _persisto_x", 27};
+    c->guard.trusted = 1;
+    run_one(c, own);
+    c->guard.trusted = 0;
+  }
+  if (one_in(20)) check_reserved(c);
   if (one_in(50)) guard_reset_pragmas(&c->guard, c->db);
   if (one_in(200)) connection_release(c);
   if (one_in(12)) {

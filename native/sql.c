@@ -87,7 +87,7 @@ size_t count_named_parameters(const char *sql) {
 
 const char *first_word(const char *sql, size_t *n) {
   const char *end;
-  sql = skip_blank(sql);
+  while (*(sql = skip_blank(sql)) == ';') sql++;
   *n = token(sql, &end) == TOKEN_WORD ? (size_t)(end - sql) : 0;
   return sql;
 }

@@ -15,7 +15,7 @@ const char *skip_blank(const char *sql);
 /* How many parameters have a name or a number; SQLite's time to compile grows with the square of that. */
 size_t count_named_parameters(const char *sql);
 
-/* The first word, for example "vacuum"; its length is 0 when the text does not begin with one. */
+/* The first word, for example "vacuum", as SQLite sees it: behind empty statements. Its length is 0 when there is none. */
 const char *first_word(const char *sql, size_t *n);
 
 /* A reserved name after TO or REFERENCES, which the authorizer is not told: in the statement that begins at `sql` and ends

@@ -47,6 +47,7 @@ describe("statements", () => {
     ["DETACH main", "DETACH"],
     ["VACUUM", "VACUUM"],
     ["-- x\nvAcUuM main", "VACUUM"],
+    ["; ;VACUUM", "VACUUM"],
     ["VACUUM INTO '/tmp/persisto-never'", "VACUUM"],
     ["BEGIN", "TRANSACTION"],
     ["BEGIN EXCLUSIVE", "TRANSACTION"],
