@@ -12,7 +12,7 @@ import type { Engine, StageName, UpdateDatabaseInput } from "../engine/engine.ts
 import { fieldInvalid } from "../failure/failure.ts";
 import type { RequestRecord } from "../sqlite/executor.ts";
 import { noteDatabase } from "./calls.ts";
-import { checkDatabaseId, checkLabels, checkRequestId, required, throwViolations } from "./fields.ts";
+import { checkDatabaseId, checkRequestId, required, throwViolations } from "./fields.ts";
 import { databaseMessage } from "./messages.ts";
 import { type HashShape, hashRequest } from "./wire.ts";
 
@@ -50,7 +50,6 @@ export function databaseMethods(engine: Engine): DatabaseMethods {
     async createDatabase(request, context) {
       checkDatabaseId(request.database);
       noteDatabase(context, request.database);
-      checkLabels(request.labels);
       const info = await engine.createDatabase({
         id: request.database,
         labels: request.labels,
@@ -136,9 +135,6 @@ function updateInput({ database, updateMask }: UpdateDatabaseRequest): UpdateDat
     );
     changesLabels = paths.has("*") || paths.has("labels");
     changesForeignKeys = paths.has("*") || paths.has("sql_options") || paths.has("sql_options.foreign_keys");
-  }
-  if (changesLabels) {
-    checkLabels(labels, "database.labels");
   }
   return {
     id: database.id,

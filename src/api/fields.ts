@@ -1,20 +1,14 @@
 /** Rules of single fields, shared by all methods. Each raises FIELD_INVALID with the path of the field. */
 
 import type { DurabilityLevel, Position } from "../engine/engine.ts";
+import { idRule, isDatabaseId } from "../engine/names.ts";
 import { type Failure, type FieldViolation, fieldInvalid } from "../failure/failure.ts";
 
-const databaseIdPattern = /^[a-z0-9](?:[a-z0-9._-]{0,126}[a-z0-9])?$/;
 const uuidPattern = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
-const labelKeyPattern = /^[a-z][a-z0-9_.-]{0,62}$/;
-const labelCountMax = 64;
-const labelValueCharactersMax = 256;
 
 export function checkDatabaseId(id: string, field = "database"): void {
-  if (!databaseIdPattern.test(id)) {
-    throw fieldInvalid(
-      field,
-      "must be 1 to 128 characters of a-z, 0-9, dot, underscore and hyphen, with a letter or digit at both ends",
-    );
+  if (!isDatabaseId(id)) {
+    throw fieldInvalid(field, idRule);
   }
 }
 
@@ -27,28 +21,6 @@ export function checkRequestId(requestId: string): string | undefined {
     throw fieldInvalid("request_id", "must be a UUID, as 123e4567-e89b-12d3-a456-426614174000");
   }
   return requestId.replaceAll("-", "").toLowerCase();
-}
-
-export function checkLabels(labels: Readonly<Record<string, string>>, field = "labels"): void {
-  const violations: FieldViolation[] = [];
-  const entries = Object.entries(labels);
-  if (entries.length > labelCountMax) {
-    violations.push({ field, description: `must have at most ${labelCountMax} entries` });
-  }
-  for (const [key, value] of entries) {
-    if (!labelKeyPattern.test(key)) {
-      violations.push({
-        field: `${field}.${key}`,
-        description: "must have a key of 1 to 63 characters of a-z, 0-9, dot, underscore and hyphen, a letter first",
-      });
-    } else if ([...value].length > labelValueCharactersMax) {
-      violations.push({
-        field: `${field}.${key}`,
-        description: `must have at most ${labelValueCharactersMax} characters`,
-      });
-    }
-  }
-  throwViolations(violations);
 }
 
 export function throwViolations(violations: readonly FieldViolation[]): void {

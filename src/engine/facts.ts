@@ -29,8 +29,8 @@ export interface Facts {
   readonly createRecord: CreateRecord | undefined;
 }
 
-/** Longest database.json that is read: 64 labels of the longest kind, twice, and room. */
-const factsBytesMax = 1024 * 1024;
+/** Longest database.json that is read: as many labels as can be allowed, of the longest kind, twice, and room. */
+const factsBytesMax = 8 * 1024 * 1024;
 
 const labels = z.record(z.string(), z.string());
 const count = z.number().int().nonnegative().max(Number.MAX_SAFE_INTEGER);

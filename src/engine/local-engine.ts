@@ -174,7 +174,9 @@ class LocalEngine implements Engine {
 
   async updateDatabase(input: UpdateDatabaseInput): Promise<DatabaseInfo> {
     const { id, etag, labels, foreignKeys } = input;
-    if (labels !== undefined) throwViolations(labelViolations(labels, this.#host.limits.labelCountMax));
+    if (labels !== undefined) {
+      throwViolations(labelViolations(labels, this.#host.limits.labelCountMax, "database.labels"));
+    }
     return this.#lock.run(id, async () => {
       const database = await this.#enter(id);
       try {

@@ -18,16 +18,20 @@ export function isLabelKey(key: string): boolean {
   return labelKeyPattern.test(key);
 }
 
-/** Every rule that the labels break. */
-export function labelViolations(labels: Readonly<Record<string, string>>, countMax: number): FieldViolation[] {
+/** Every rule that the labels break; `path` is where they stand in the request. */
+export function labelViolations(
+  labels: Readonly<Record<string, string>>,
+  countMax: number,
+  path = "labels",
+): FieldViolation[] {
   const entries = Object.entries(labels);
   if (entries.length > countMax) {
-    return [{ field: "labels", description: `must be at most ${countMax}, not ${entries.length}` }];
+    return [{ field: path, description: `must be at most ${countMax}, not ${entries.length}` }];
   }
   const violations: FieldViolation[] = [];
   for (const [key, value] of entries) {
     // A key is the caller's text: it is shown cut and only as far as it is harmless.
-    const field = `labels.${key.slice(0, 64).replace(/[^\x20-\x7e]/g, "?")}`;
+    const field = `${path}.${key.slice(0, 64).replace(/[^\x20-\x7e]/g, "?")}`;
     if (!isLabelKey(key)) {
       violations.push({ field, description: "must have a key like [a-z][a-z0-9_.-]{0,62}" });
     } else if (characterCount(value) > labelValueCharactersMax) {

@@ -177,6 +177,10 @@ describeEachProtocol("life cycle of databases", (api) => {
         }),
         "update_mask",
       );
+      await expectFieldInvalid(
+        api.databases.updateDatabase({ database: { id: database, labels: { Team: "a" } } }),
+        "database.labels.Team",
+      );
     });
 
     it("is guarded by the etag", async () => {

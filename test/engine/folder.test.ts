@@ -83,6 +83,19 @@ describe("facts", () => {
     expect(await readFacts(nodeFileSystem, path, "b")).toBeUndefined();
   });
 
+  it("come back with as many labels as can be allowed, of the longest kind", async () => {
+    const path = join(newFolder(), "database.json");
+    const keys = Array.from({ length: 1024 }, (_, number) => `k${number}`.padEnd(63, "-"));
+    const labels = Object.fromEntries(keys.map((key) => [key, "\u0001".repeat(256)]));
+    expect(labelViolations(labels, 1024)).toEqual([]);
+    const facts = testFacts("a", {
+      labels,
+      createRecord: { id: "00", method: "m", hash: "h", labels, foreignKeys: false },
+    });
+    await writeFacts(nodeFileSystem, path, facts);
+    expect(await readFacts(nodeFileSystem, path, "a")).toEqual(facts);
+  });
+
   it.each(["", "{", "[]", "null", '{"version":1}', '{"version":2}', '{"version":1,"id":"a","lineage":"x"}'])(
     "are nothing when the file holds %j",
     async (content) => {
