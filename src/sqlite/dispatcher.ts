@@ -49,6 +49,11 @@ export class Dispatcher {
     return count;
   }
 
+  /** True while calls wait for which there is no executor. */
+  get hasUnplaced(): boolean {
+    return this.#unplaced.size > 0;
+  }
+
   /** `counted`: a caller's call, which may be refused for there being too many. */
   submit(call: Call, counted: boolean): void {
     const { input } = call;

@@ -65,6 +65,11 @@ export class ExecutorSet {
     return this.#spare;
   }
 
+  /** One more is about to take calls. */
+  get isGrowing(): boolean {
+    return this.#spare?.state === "starting" || this.#active.some(({ state }) => state === "starting");
+  }
+
   /** How many died without being told to. */
   get restarts(): number {
     return this.#restarts;

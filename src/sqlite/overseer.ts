@@ -63,7 +63,9 @@ export class Overseer {
   }
 
   #letOthersFirst(pipeline: Pipeline, nowMs: number): void {
-    if (pipeline.stalled && nowMs - pipeline.frontSinceMs > BACKGROUND_FACTOR * this.#limits.executorStallMs)
+    // When nobody takes the others' calls, the executor that is about to should start fast.
+    const patience = this.#dispatcher.hasUnplaced ? 1 : BACKGROUND_FACTOR;
+    if (pipeline.stalled && nowMs - pipeline.frontSinceMs > patience * this.#limits.executorStallMs)
       pipeline.goToBackground();
   }
 

@@ -18,7 +18,7 @@ export class Placement {
     this.#executors = executors;
   }
 
-  /** For a call that is not pinned; undefined when there is no executor at all. */
+  /** For a call that is not pinned; undefined when there is no executor for it yet. */
   place(call: Call): Pipeline | undefined {
     const { database, op } = call.input;
     if (op === OP_CHECKPOINT) return this.#placeCheckpoint(database);
@@ -27,10 +27,10 @@ export class Placement {
     const movesHome = call.takesLock || op === OP_INSPECT;
     // Its writes are there, and the lock with them.
     if (movesHome && home !== undefined && holdsHome(database, home)) return home;
-    const other =
-      this.#executors.best((pipeline) => isHeld(pipeline, database)) ??
-      this.#executors.grow() ??
-      (home?.takesCalls ? home : this.#executors.best(() => false));
+    const free = this.#executors.best((pipeline) => isHeld(pipeline, database)) ?? this.#executors.grow();
+    // Soon there is one that nobody holds; whoever holds the others cannot go away.
+    if (free === undefined && this.#executors.isGrowing) return undefined;
+    const other = free ?? (home?.takesCalls ? home : this.#executors.best(() => false));
     if (other === undefined) return home;
     if (movesHome && other !== home) this.#moveHome(database, other);
     return other;
