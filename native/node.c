@@ -368,14 +368,27 @@ static napi_value js_control(napi_env env, napi_callback_info info) {
   return throw(env, "unknown command");
 }
 
+/* SQLite compares names of savepoints without case; ours differ by it. */
+static void keep_case(char *to, const char *from) {
+  for (; *from; from++) {
+    int upper = *from >= 'A' && *from <= 'Z';
+    if (upper || *from == '^') *to++ = '^';
+    *to++ = upper ? (char)(*from + 'a' - 'A') : *from;
+  }
+  *to = 0;
+}
+
 static napi_value js_savepoint(napi_env env, napi_callback_info info) {
   Arguments a = arguments(env, info);
   Connection *c = connection(&a);
-  char what[16] = "", name[256] = "";
+  char what[16] = "", given[1024] = "", name[2 * sizeof given];
+  size_t size = 0;
   Call call;
   if (!c) return 0;
   napi_get_value_string_utf8(env, a.v[1], what, sizeof what, 0);
-  napi_get_value_string_utf8(env, a.v[2], name, sizeof name, 0);
+  napi_get_value_string_utf8(env, a.v[2], given, sizeof given, &size);
+  if (size >= sizeof given - 4 || size != strlen(given)) return throw(env, "the name is too long, or holds a NUL");
+  keep_case(name, given);
   const char *command = !strcmp(what, "savepoint") ? "SAVEPOINT" : !strcmp(what, "release") ? "RELEASE" : !strcmp(what, "rollbackTo") ? "ROLLBACK TO" : 0;
   if (!command) return throw(env, "unknown command");
   int failed = call_begin(&call, c, RUN_TRANSACTION_PRAGMAS, 0, 0, &failure);

@@ -68,6 +68,7 @@ export const LIMIT_COUNT = limitNames.length;
 
 export type Control = "begin" | "beginImmediate" | "commit" | "rollback";
 
+/** Calls with a closed connection or cursor fail with FAILED_CLOSED, or do nothing where there is nothing to answer. */
 export interface Native {
   /** Lends the buffer that answers are written to; it must never be transferred. */
   output(buffer: Buffer): void;
@@ -76,9 +77,15 @@ export interface Native {
    * Must be the first thing after `new Database`. `cacheCount`: prepared statements kept.
    */
   connect(cacheCount: number): NativeConnection;
-  /** Turns the guard on: limits, DEFENSIVE, trusted_schema off, no extensions, authorizer. `readOnly` refuses all that is not a read. */
+  /**
+   * Turns the guard on: limits, DEFENSIVE, trusted_schema off, no extensions, authorizer. `readOnly` refuses all that is not a
+   * read. Once more: other limits. From then on the rules hold for better-sqlite3's own statements on the connection, too.
+   */
   guard(connection: NativeConnection, limits: Int32Array, readOnly: boolean): void;
-  /** While true the authorizer lets everything pass: only around the server's own statements. */
+  /**
+   * While true the authorizer lets everything pass, but not in views and triggers: only around the server's own statements,
+   * which for that reason read reserved tables in no subquery with a name.
+   */
   trust(connection: NativeConnection, on: boolean): void;
   /** Runs a Statement to its end: the length of a ResultSet in the output at `at`, a Buffer when it did not fit, null on failure. `deadlineMs` from now. */
   run(
@@ -102,6 +109,7 @@ export interface Native {
     scope: number,
     deadlineMs: number,
   ): [number, number] | null;
+  /** Begins a read and takes its snapshot; null on failure, also for what writes. A rollback or an interrupt on the connection ends it. */
   open(
     connection: NativeConnection,
     request: Buffer,
@@ -111,6 +119,7 @@ export interface Native {
     scope: number,
     deadlineMs: number,
   ): NativeCursor | null;
+  /** `repeated Column columns = 1`, as QueryHeader has it. */
   columns(cursor: NativeCursor, at: number): number | Buffer | null;
   /** One QueryResponse with the next rows, undefined at the end. Cut after `rowsMax`, `bytesMax`, or `softMs` (0: no bound). */
   next(
@@ -126,14 +135,16 @@ export interface Native {
   close(cursor: NativeCursor): void;
   /** Trusted and cached: BEGIN and friends. False on failure. COMMIT may fail for a deferred foreign key. */
   control(connection: NativeConnection, what: Control, deadlineMs: number): boolean;
+  /** Names differ by case, too; at most 1,000 bytes, without NUL. */
   savepoint(connection: NativeConnection, what: "savepoint" | "release" | "rollbackTo", name: string): boolean;
+  /** Takes back what RUN_TRANSACTION_PRAGMAS allowed. */
   resetPragmas(connection: NativeConnection): void;
   inTransaction(connection: NativeConnection): boolean;
   /** Commits this connection has made since it was opened. */
   commits(connection: NativeConnection): number;
   /** Frames in the WAL at this connection's last commit. */
   frames(connection: NativeConnection): number;
-  /** [result code, frames in the WAL, frames copied back]. Modes: 0 passive, 3 truncate. */
+  /** [result code, frames in the WAL, frames copied back]. Modes: -1 none, only look; 0 passive; 3 truncate. */
   checkpoint(connection: NativeConnection, mode: number): [number, number, number];
   /** sqlite3_db_release_memory. */
   shrink(connection: NativeConnection): void;
@@ -141,12 +152,14 @@ export interface Native {
   trim(): void;
   /** Finalises every statement, cached or open. */
   release(connection: NativeConnection): void;
-  /** Maps a file shared between processes. The watchdog interrupts the running statement when word `cancelWord` equals word `begunWord` and is not 0. */
+  /** Maps the first bytes of a file that processes share; the file must be as long, and may be closed afterwards. */
   sharedPage(fd: number, bytes: number): ArrayBuffer;
+  /** Interrupts the running statement when word `cancelWord` equals word `begunWord` and is not 0. */
   watch(page: ArrayBuffer, begunWord: number, cancelWord: number): void;
   /** Interrupts statements while the process's resident memory is above this; 0: no bound. */
   memoryLimit(bytes: number): void;
   /** From now on this process ends at once when `parentPid` is not its parent any more, whatever it is doing. */
   exitWithParent(parentPid: number): void;
+  /** Of the last call that answered null or false. */
   failure(): NativeFailure;
 }

@@ -399,7 +399,17 @@ describe("rights and the cache", () => {
     expect(native.savepoint(db.connection, "release", 'a "quoted" name')).toBe(true);
     expect(native.savepoint(db.connection, "release", "absent")).toBe(false);
     expect(native.failure().message).toContain("no such savepoint");
+    db.run("INSERT INTO t VALUES (61, 'before a')");
+    for (const name of ["a", "A", "^a", "日".repeat(128)]) {
+      expect(native.savepoint(db.connection, "savepoint", name)).toBe(true);
+      db.run("INSERT INTO t (v) VALUES (?)", [value.text(name)]);
+    }
+    expect(native.savepoint(db.connection, "rollbackTo", "a")).toBe(true);
+    expect(native.savepoint(db.connection, "rollbackTo", "A")).toBe(false);
+    expect(() => native.savepoint(db.connection, "savepoint", "x".repeat(1100))).toThrow("too long");
+    expect(() => native.savepoint(db.connection, "savepoint", "x\0")).toThrow("NUL");
     db.control("commit");
+    expect(db.rows("SELECT max(id) FROM t")).toEqual([[61n]]);
     expect(db.rows("SELECT count(*) FROM t WHERE id = 60")).toEqual([[0n]]);
     forbidden(db.fails("COMMIT"), "COMMIT");
     db.database.close();
