@@ -91,7 +91,12 @@ export const reasons = {
     "actual",
     "step",
   ),
-  STATEMENT_NOT_READ_ONLY: entry("INVALID_ARGUMENT", "never", "the statement writes; send it to Execute", "step"),
+  STATEMENT_NOT_READ_ONLY: entry(
+    "INVALID_ARGUMENT",
+    "never",
+    "the statement writes; send it to Execute, or begin READ_WRITE",
+    "step",
+  ),
   PAGE_TOKEN_INVALID: entry(
     "INVALID_ARGUMENT",
     "never",

@@ -1,4 +1,6 @@
 /** What SQLite and the native library report, as failures of the table. Runs in the executor. */
+import { statfsSync } from "node:fs";
+import { dirname } from "node:path";
 import type { ExecutorLimits } from "./executor.ts";
 import {
   FAILED_CLOSED,
@@ -39,11 +41,16 @@ import {
 const INTERRUPTED_BY_DEADLINE = 1;
 const INTERRUPTED_BY_CANCEL = 2;
 
+/** A disk with no more room than this is full: one value may need as much. */
+const DISK_FULL_BYTES = 16 * 1024 * 1024;
+
 /** Longest text of SQLite that is passed on: it may quote the statement. */
 const MESSAGE_CHARACTERS_MAX = 500;
 
 export interface FailureContext {
   readonly database: string;
+  /** Where its file lies. */
+  readonly path: string;
   readonly limits: ExecutorLimits;
   /** Bound of the result that was asked for. */
   readonly resultBytesMax: number;
@@ -73,7 +80,7 @@ export function noteOfNative(failure: NativeFailure, context: FailureContext): F
     case FAILED_REQUEST:
       return {
         reason: "FIELD_INVALID",
-        facts: { field: "statement", description: sqliteMessage },
+        facts: { field: "statement", description: `is not valid: ${sqliteMessage}` },
         field: "statement",
       };
     case FAILED_TEXT:
@@ -193,7 +200,7 @@ export function noteOfCode(
         sqliteCode,
       });
     case SQLITE_FULL:
-      return note("DATABASE_FULL", { database, limitBytes: `${limits.databaseBytesMax}` });
+      return stageFull(context.path) ?? note("DATABASE_FULL", { database, limitBytes: `${limits.databaseBytesMax}` });
     case SQLITE_CORRUPT:
     case SQLITE_NOTADB:
       return note("DATA_CORRUPT", { database, stage: "local", sqliteMessage, sqliteCode });
@@ -206,6 +213,19 @@ export function noteOfCode(
 }
 
 const offsetFact = (offset: number): Readonly<Record<string, string>> => (offset < 0 ? {} : { offset: `${offset}` });
+
+/** A note when the disk has no room left: SQLite has one code for that and for its own limit. */
+function stageFull(databasePath: string): FailureNote | undefined {
+  const { bavail, blocks, bsize } = statfsSync(dirname(databasePath));
+  const capacityBytes = blocks * bsize;
+  const freeBytes = bavail * bsize;
+  if (freeBytes > DISK_FULL_BYTES) return undefined;
+  return note("STAGE_FULL", {
+    stage: "local",
+    usedBytes: `${capacityBytes - freeBytes}`,
+    capacityBytes: `${capacityBytes}`,
+  });
+}
 
 /** Table and columns of "UNIQUE constraint failed: t.a, t.b" and its like. */
 function violatedColumns(message: string): Readonly<Record<string, string>> {
