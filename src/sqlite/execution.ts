@@ -177,7 +177,8 @@ export class Execution {
   }
 
   failureContext(): FailureContext {
-    return { database: this.database().file.id, limits: this.limits, resultBytesMax: this.call.resultBytesMax };
+    const { id: database, path } = this.database().file;
+    return { database, path, limits: this.limits, resultBytesMax: this.call.resultBytesMax };
   }
 }
 

@@ -212,7 +212,8 @@ export class Queries {
     const { limits, native } = this.#execution;
     const failure = native.failure();
     if (failure.kind === FAILED_SIZE) return rowTooLarge(query);
-    return noteOfNative(failure, { database: query.database.file.id, limits, resultBytesMax: query.rowBytesMax });
+    const { id: database, path } = query.database.file;
+    return noteOfNative(failure, { database, path, limits, resultBytesMax: query.rowBytesMax });
   }
 
   #fail(query: Query, note: FailureNote): void {
