@@ -24,6 +24,7 @@ export class PoolTransaction implements ExecutorTransaction {
   /** Commands sent and not answered. */
   readonly commands = new Set<Call>();
   #isOpen = true;
+  #cause: Error | undefined;
 
   /** Has just begun; counts as one of its database's calls until it is over. */
   constructor(database: PoolDatabase, id: number, pipeline: Pipeline) {
@@ -78,10 +79,11 @@ export class PoolTransaction implements ExecutorTransaction {
     });
   }
 
-  /** It is over, whoever ended it. */
-  end(): void {
+  /** It is over, whoever ended it. `cause`: what later commands are told, when its end was nobody's wish. */
+  end(cause?: Error): void {
     if (!this.#isOpen) return;
     this.#isOpen = false;
+    this.#cause = cause;
     this.pipeline.transactions.delete(this.id);
     const { dispatcher } = this.database.pool;
     if (this.database.lockHolder === this) dispatcher.unlock(this.database);
@@ -89,7 +91,7 @@ export class PoolTransaction implements ExecutorTransaction {
   }
 
   #command(op: number, name: string, payload: Uint8Array, options: CallOptions): Promise<CallResult> {
-    if (!this.#isOpen) return Promise.reject(new Failure("TRANSACTION_NOT_OPEN", { command: name }));
+    if (!this.#isOpen) return Promise.reject(this.#cause ?? new Failure("TRANSACTION_NOT_OPEN", { command: name }));
     return new Promise((resolve, reject) => {
       const call = new Call({
         ...this.database.ownInput(op),

@@ -21,7 +21,7 @@ export interface RecoveryPool {
   inspect(database: PoolDatabase, done: (wal: WalState | undefined) => void): void;
   /** Writes may start again. */
   unseal(database: PoolDatabase): void;
-  endTransactions(pipeline: Pipeline): void;
+  endTransactions(pipeline: Pipeline, cause: Error): void;
   /** Nothing runs again: the pool is being closed. */
   readonly isClosing: boolean;
 }
@@ -67,7 +67,7 @@ export class Recovery {
       pipeline.queries.delete(query.input.id);
       query.lose(lost(how));
     }
-    pool.endTransactions(pipeline);
+    pool.endTransactions(pipeline, lost(how));
     for (const call of finished) if (!call.mayCommit) this.#runAgain(call, how);
     for (const call of [...unbegun, ...waiting]) this.#runAgain(call, how);
   }
