@@ -221,20 +221,20 @@ describe("a restart", () => {
 
 describe("a drain", () => {
   it("lets a running call end, answers the endless ones SHUTTING_DOWN, and refuses new ones", async () => {
-    const testServer = await startTestServer({ EXECUTOR_COUNT_MIN: "2", SERVER_DRAIN_CALLS_SECONDS: "1.5" });
+    const testServer = await startTestServer({ EXECUTOR_COUNT_MIN: "2", SERVER_DRAIN_CALLS_SECONDS: "4" });
     const api = openClients("grpc h2", testServer.port);
     try {
       const database = await freshDatabase(api);
-      const long = endless.replace("FROM c)", "FROM c LIMIT 2000000)");
-      const ending = api.databases.execute({ database, statement: { sql: long } });
       const other = await freshDatabase(api);
+      const long = endless.replace("FROM c)", "FROM c LIMIT 4000000)");
+      const ending = api.databases.execute({ database, statement: { sql: long } });
       const never = expectFailure(
         api.databases.execute({ database: other, statement: { sql: endless } }),
         "SHUTTING_DOWN",
       );
       await until("both run", () => testServer.executors.stats().runningCalls >= 2);
       const drained = testServer.server.drain();
-      expect(rowsOf((await ending).result)).toEqual([[2_000_000n]]);
+      expect(rowsOf((await ending).result)).toEqual([[4_000_000n]]);
       await never;
       await drained;
     } finally {
