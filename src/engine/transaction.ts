@@ -125,7 +125,8 @@ export class HeldTransaction implements EngineTransaction {
 
   async #command<T>(name: string, options: CallOptions, run: (options: CallOptions) => Promise<T>): Promise<T> {
     if (this.#expired !== undefined) throw this.#expired;
-    if (!this.isOpen) throw new Failure("TRANSACTION_NOT_OPEN", { command: name });
+    // One that its executor has lost says so itself.
+    if (this.#isOver) throw new Failure("TRANSACTION_NOT_OPEN", { command: name });
     if (this.#running !== undefined) throw new Error("commands of a transaction run one at a time");
     const isClamped = options.deadlineAtMs > this.#totalAtMs;
     try {

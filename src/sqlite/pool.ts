@@ -226,10 +226,10 @@ export class Pool implements Executors, DatabasePool, PipelineEvents, RecoveryPo
   }
 
   /** A commit that is in doubt keeps its transaction until that is settled. */
-  endTransactions(pipeline: Pipeline): void {
+  endTransactions(pipeline: Pipeline, cause: Error): void {
     for (const transaction of [...pipeline.transactions.values()])
       if (![...transaction.commands].some(({ input, settled }) => input.op === OP_COMMIT && !settled))
-        transaction.end();
+        transaction.end(cause);
   }
 
   /** The executor is gone: nothing is open there, and nothing is sent there. */

@@ -270,7 +270,7 @@ describe("a pool of executor processes", () => {
     for (const pid of executorPids()) process.kill(pid, "SIGKILL");
     await waiting;
     expect(transaction.isOpen).toBe(false);
-    expect(await failureOf(transaction.commit(options()))).toMatchObject({ reason: "TRANSACTION_NOT_OPEN" });
+    expect(await failureOf(transaction.commit(options()))).toMatchObject({ reason: "EXECUTOR_LOST" });
     expect(await read(db, "SELECT x FROM t")).toEqual([[2n]]);
   });
 
