@@ -511,19 +511,14 @@ class LocalEngine implements Engine {
   }
 
   #tidy(): void {
-    const { catalog, flusher, checkpoints, executors, log } = this.#host;
+    const { catalog, flusher, checkpoints, executors } = this.#host;
     const touches: Touch[] = [];
     for (const database of this.#touched) {
       if (touches.length === touchCountMax) break;
       this.#touched.delete(database);
       touches.push(database.takeTouch());
     }
-    try {
-      catalog.touch(touches);
-    } catch (error) {
-      // The handles know better, and the next start asks the folders.
-      log("error", "the catalog cannot be written", { error });
-    }
+    this.#writeCatalog(() => catalog.touch(touches));
     flusher.tidy();
     checkpoints.tidy();
     executors.tidy();
@@ -548,10 +543,17 @@ class LocalEngine implements Engine {
     await Promise.all(Array.from({ length: closeConcurrency }, closeNext));
     await Promise.all(this.#leaving.values());
     await this.#lock.whenIdle();
+    this.#writeCatalog(() => catalog.touch(databases.map((database) => database.takeTouch())));
+    this.#writeCatalog(() => catalog.close());
+  }
+
+  /** The catalog is a cache: when it cannot be written the next start asks the folders. */
+  #writeCatalog(write: () => void): void {
     try {
-      catalog.touch(databases.map((database) => database.takeTouch()));
-    } finally {
-      catalog.close();
+      write();
+    } catch (error) {
+      this.#host.catalog.distrust();
+      this.#host.log("error", "the catalog cannot be written", { error });
     }
   }
 

@@ -240,7 +240,7 @@ export const reasons = {
   STAGE_FULL: entry(
     "RESOURCE_EXHAUSTED",
     "later",
-    "stage {stage} is full: {usedBytes} of {capacityBytes} bytes",
+    "stage {stage} is full; nothing was written, free some room and try again",
     "stage",
     "usedBytes",
     "capacityBytes",

@@ -1,7 +1,7 @@
 /** Calls on databases: positions, durability, checkpoints, what is kept open, and the end. */
 import { mkdirSync, readdirSync, rmSync, statSync } from "node:fs";
 import { join } from "node:path";
-import { describe, expect, it } from "vitest";
+import { describe, expect, it, vi } from "vitest";
 import { systemClock } from "../../src/clock.ts";
 import { Catalog } from "../../src/engine/catalog.ts";
 import { type FileSystem, nodeFileSystem } from "../../src/engine/file-system.ts";
@@ -581,6 +581,22 @@ describe("close", () => {
     expect(await again.rows("a", "SELECT count(*) FROM t")).toEqual([[20]]);
     expect(again.engine.position("a").sequence).toBe(21n);
     await again.close();
+  });
+
+  it("ends although the catalog cannot be written, and what was written is there", async () => {
+    const directoryPath = newFolder();
+    const scene = await openScene({ directoryPath });
+    await scene.create("a");
+    const { position } = await scene.run("a", "CREATE TABLE t (x)");
+    const touch = vi.spyOn(Catalog.prototype, "touch").mockImplementation(() => {
+      throw new Error("no room");
+    });
+    await scene.close();
+    touch.mockRestore();
+    expect(scene.lines).toContainEqual(expect.objectContaining({ level: "error" }));
+    const next = await openScene({ directoryPath });
+    expect((await next.run("a", "INSERT INTO t VALUES (1)")).position.sequence).toBeGreaterThan(position.sequence);
+    await next.close();
   });
 
   it("ends a transaction that does not end by itself, without its changes", async () => {
