@@ -50,7 +50,6 @@ async function main(): Promise<void> {
     await executors.close(0);
     throw error;
   });
-  announce(settings, server.port, log);
 
   let endingSinceMs: number | undefined;
   for (const signal of ["SIGTERM", "SIGINT"] as const) {
@@ -77,6 +76,8 @@ async function main(): Promise<void> {
       );
     });
   }
+  // Who reads it may send a signal at once.
+  announce(settings, server.port, log);
 }
 
 function announce({ server, storage }: Settings, port: number, log: Log): void {
