@@ -346,10 +346,14 @@ export class HostedDatabase implements Checkpointed {
         throw localStageFailure(error);
       }
       this.#facts = facts;
-      this.#save();
       if (facts.foreignKeys !== before.foreignKeys) {
         const { path } = this.#executor.file;
         this.#executor.reconfigure({ id: this.id, path, foreignKeys: facts.foreignKeys });
+      }
+      try {
+        this.#save();
+      } catch (error) {
+        throw localStageFailure(error);
       }
       return facts;
     });

@@ -385,7 +385,11 @@ class LocalEngine implements Engine {
   /** Closes a handle that is out of `#hosted` already and that nobody uses. */
   #drop(database: HostedDatabase): void {
     this.#touched.delete(database);
-    this.#host.catalog.touch([database.takeTouch()]);
+    if (!this.#writeCatalog(() => this.#host.catalog.touch([database.takeTouch()]))) {
+      // Only the handle knows the position then.
+      this.#hosted.set(database.id, database);
+      return;
+    }
     const leaving = database
       .close(false, new Failure("SHUTTING_DOWN"))
       .catch((error: unknown) => {
@@ -491,7 +495,7 @@ class LocalEngine implements Engine {
       const isIdle = await database.whenIdle(limits.deleteGraceMs);
       await database.close(!isIdle, databaseNotFound(id));
       // For the case that the files cannot be renamed: then the database goes on.
-      catalog.touch([database.takeTouch()]);
+      this.#writeCatalog(() => catalog.touch([database.takeTouch()]));
     }
     let free: () => Promise<void>;
     try {
@@ -547,13 +551,15 @@ class LocalEngine implements Engine {
     this.#writeCatalog(() => catalog.close());
   }
 
-  /** The catalog is a cache: when it cannot be written the next start asks the folders. */
-  #writeCatalog(write: () => void): void {
+  /** The catalog is a cache: when it cannot be written the next start asks the folders. False when it cannot. */
+  #writeCatalog(write: () => void): boolean {
     try {
       write();
+      return true;
     } catch (error) {
       this.#host.catalog.distrust();
       this.#host.log("error", "the catalog cannot be written", { error });
+      return false;
     }
   }
 

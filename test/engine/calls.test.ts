@@ -516,6 +516,19 @@ describe("handles", () => {
     await scene.close();
   });
 
+  it("are kept while the catalog cannot be written: only they know the position", async () => {
+    const scene = await openScene({ directoryPath: newFolder(), limits: { openDatabaseCountMax: 1 } });
+    for (const id of ["a", "b"]) await scene.create(id);
+    const { position } = await scene.run("a", "CREATE TABLE t (x)");
+    const touch = vi.spyOn(Catalog.prototype, "touch").mockImplementation(() => {
+      throw new Error("no room");
+    });
+    for (let round = 0; round < 3; round++) await scene.run("b", "SELECT 1");
+    expect((await scene.run("a", "INSERT INTO t VALUES (1)")).position.sequence).toBe(position.sequence + 1n);
+    touch.mockRestore();
+    await scene.close();
+  });
+
   it("in use are never dropped", async () => {
     const scene = await openScene({ directoryPath: newFolder(), limits: { openDatabaseCountMax: 2 } });
     for (const id of ["a", "b", "c", "d"]) await scene.create(id);
