@@ -7,6 +7,7 @@ import {
   type CallResult,
   type ExecutorDatabase,
   type Executors,
+  PartlyDone,
   type QueryOptions,
   type RequestRecord,
 } from "../sqlite/executor.ts";
@@ -267,8 +268,8 @@ export class HostedDatabase implements Checkpointed {
 
   /** Counts a failed write that may have committed all the same, so that the position covers it. Returns the failure. */
   writeFailed(error: unknown): unknown {
-    const nothingCommitted =
-      error instanceof CallCancelled || (error instanceof Failure && error.reason !== "OUTCOME_UNKNOWN");
+    const mayHaveCommitted = error instanceof PartlyDone || (error as Failure).reason === "OUTCOME_UNKNOWN";
+    const nothingCommitted = error instanceof CallCancelled || (error instanceof Failure && !mayHaveCommitted);
     if (!nothingCommitted) this.#advance();
     if (!(error instanceof Failure)) return error;
     if (error.facts["sqliteCode"]?.endsWith("_FSYNC")) return this.stop("a flush of its files failed", error);

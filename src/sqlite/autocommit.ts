@@ -5,7 +5,7 @@ import type { Execution } from "./execution.ts";
 import type { RequestRecord } from "./executor.ts";
 import { type FailureContext, NotedFailure, noteOfError, noteOfNative } from "./failure-notes.ts";
 import { RUN_READ_ONLY, RUN_TRANSACTION_PRAGMAS } from "./native.ts";
-import { ANSWER_DONE, CALL_RECORD, DONE_REPLAYED } from "./protocol.ts";
+import { ANSWER_DONE, CALL_RECORD, DONE_COMMITTED, DONE_REPLAYED } from "./protocol.ts";
 import { prepareRecords, type RecordStatements } from "./records.ts";
 import { varintSize, writeVarint } from "./wire.ts";
 
@@ -27,6 +27,20 @@ export class Autocommit {
     }
     this.#run(connection, 0, call.start, call.end);
     execution.done(database, connection, 0);
+  }
+
+  /** After an Execute that met a constraint: DONE_COMMITTED when what it did before that is committed (OR FAIL). */
+  flagsOfFailure(): number {
+    const { native } = this.#execution;
+    const { writer } = this.#execution.database();
+    if (writer === undefined) return 0;
+    // SQLite tells of that commit behind the next statement that ends well.
+    writer.database.exec("SELECT 1 WHERE 0");
+    const commits = native.commits(writer.native);
+    if (commits === writer.commits) return 0;
+    writer.commits = commits;
+    writer.frames = native.frames(writer.native);
+    return DONE_COMMITTED;
   }
 
   read(): void {

@@ -3,6 +3,8 @@
  * persisto.v1 that nobody above decodes. Two implementations: a pool of processes, and one in process.
  */
 
+import { Failure } from "../failure/failure.ts";
+
 /** What SQLite needs to know to open a database. */
 export interface DatabaseFile {
   /** The database's id, for messages. */
@@ -38,6 +40,13 @@ export interface Cancel {
 /** The caller went away; nobody reads the answer. Never sent to anyone. */
 export class CallCancelled extends Error {
   override readonly name = "CallCancelled";
+}
+
+/** A statement failed, and what it had done until then is committed: INSERT OR FAIL, RAISE(FAIL). */
+export class PartlyDone extends Failure {
+  constructor({ reason, facts, retryAfterMs, violations }: Failure) {
+    super(reason, facts, { violations, ...(retryAfterMs === undefined ? {} : { retryAfterMs }) });
+  }
 }
 
 /** Makes a call apply once: see docs/design of request ids in DESIGN.md. */

@@ -250,11 +250,12 @@ export class Host {
     this.#answers.finish(id, ANSWER_DONE, 0, 0, undefined);
   }
 
-  /** Answers that the call failed, and whether a transaction that it belongs to goes on. */
+  /** Answers that the call failed, whether a transaction that it belongs to goes on, and whether it did something. */
   #fail(error: unknown): void {
     const { call } = this.#execution;
-    const flags = this.#transactions.outlivesFailure() ? DONE_OPEN : 0;
     const note = noteOfError(error, this.#execution.failureContext());
+    let flags = this.#transactions.outlivesFailure() ? DONE_OPEN : 0;
+    if (call.op === OP_EXECUTE && note.reason === "CONSTRAINT_VIOLATED") flags |= this.#autocommit.flagsOfFailure();
     this.#answers.begin();
     this.#answers.append(Buffer.from(JSON.stringify(note)));
     this.#answers.finish(call.id, ANSWER_FAILED, flags, 0, undefined);

@@ -1,5 +1,6 @@
 /** One database as the pool sees it: the door for its callers, and where its calls may run. */
 import type { Clock } from "../clock.ts";
+import { Failure } from "../failure/failure.ts";
 import { Call, type CallInput } from "./call.ts";
 import { errorOfNote, timeout } from "./call-failures.ts";
 import type { Dispatcher } from "./dispatcher.ts";
@@ -11,6 +12,7 @@ import {
   type ExecutorDatabase,
   type ExecutorLimits,
   type ExecutorTransaction,
+  PartlyDone,
   type QueryCursor,
   type QueryOptions,
   type RequestRecord,
@@ -307,10 +309,15 @@ export class PoolDatabase implements ExecutorDatabase {
           // The commit that was in doubt is this one, and nobody has counted it.
           resolve(done.doubt !== undefined && result.replayed ? { ...result, committed: true } : result);
         },
-        onFailed: (_, error) => reject(error),
+        onFailed: (_, error, flags) => reject(flags & DONE_COMMITTED ? this.#partlyDone(error) : error),
       });
       this.pool.dispatcher.submit(call, true);
     });
+  }
+
+  #partlyDone(error: Error): Error {
+    this.wal = { salt: undefined, frames: this.wal.frames };
+    return error instanceof Failure ? new PartlyDone(error) : error;
   }
 
   #openQuery(call: Call, columns: Buffer, options: QueryOptions): PoolQuery {

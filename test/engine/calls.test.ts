@@ -6,7 +6,7 @@ import { systemClock } from "../../src/clock.ts";
 import { Catalog } from "../../src/engine/catalog.ts";
 import { type FileSystem, nodeFileSystem } from "../../src/engine/file-system.ts";
 import { Failure } from "../../src/failure/failure.ts";
-import { CallCancelled, type Cancel, type ExecutorDatabase } from "../../src/sqlite/executor.ts";
+import { CallCancelled, type Cancel, type ExecutorDatabase, PartlyDone } from "../../src/sqlite/executor.ts";
 import { ManualClock } from "../support/manual-clock.ts";
 import { temporaryFolders } from "../support/temporary-folder.ts";
 import { statement } from "./fixtures.ts";
@@ -421,8 +421,11 @@ describe("what executors report", () => {
       await failureOf(scene.run("a", "INSERT INTO t VALUES (1)"), reason);
       expect(scene.engine.position("a").sequence).toBe(sequence);
     }
+    change = { execute: () => Promise.reject(new PartlyDone(new Failure("CONSTRAINT_VIOLATED"))) };
+    await failureOf(scene.run("a", "INSERT OR FAIL INTO t VALUES (1)"), "CONSTRAINT_VIOLATED");
+    expect(scene.engine.position("a").sequence).toBe(3n);
     change = {};
-    expect((await scene.run("a", "INSERT INTO t VALUES (1)")).position.sequence).toBe(3n);
+    expect((await scene.run("a", "INSERT INTO t VALUES (1)")).position.sequence).toBe(4n);
     await scene.close();
   });
 

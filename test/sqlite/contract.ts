@@ -4,7 +4,7 @@ import { create, toBinary } from "@bufbuild/protobuf";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { ExecuteBatchRequestSchema } from "../../gen/persisto/v1/database_service_pb.js";
 import { systemClock } from "../../src/clock.ts";
-import { CallCancelled, type ExecutorDatabase, type Executors } from "../../src/sqlite/executor.ts";
+import { CallCancelled, type ExecutorDatabase, type Executors, PartlyDone } from "../../src/sqlite/executor.ts";
 import { temporaryFolders } from "../support/temporary-folder.ts";
 import {
   batchResults,
@@ -63,6 +63,17 @@ export function describeExecutors(name: string, start: Start): void {
           [1n, "a"],
           [2n, "b"],
         ]);
+      });
+
+      it("tells when a statement failed and left something behind", async () => {
+        await execute(database, "CREATE TABLE once (x UNIQUE)");
+        const insert = (how: string) =>
+          failureOf(database.execute(encode(`INSERT ${how} INTO once VALUES (1), (1)`), options()));
+        expect(await insert("OR ABORT")).not.toBeInstanceOf(PartlyDone);
+        const failure = await insert("OR FAIL");
+        expect(failure).toBeInstanceOf(PartlyDone);
+        expect(failure).toMatchObject({ reason: "CONSTRAINT_VIOLATED", facts: { table: "once" } });
+        expect(await execute(database, "SELECT x FROM once")).toEqual([[1n]]);
       });
 
       it("tells that a statement without an effect committed nothing", async () => {
