@@ -2,6 +2,8 @@
 export interface ObservedCall {
   readonly service: string;
   readonly method: string;
+  /** False: there is no such method, and the names are the caller's. */
+  readonly exists: boolean;
   readonly protocol: string;
   /** gRPC status code as a number, 0 for OK. */
   readonly code: number;

@@ -38,9 +38,6 @@ export const METRICS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8";
 /** Upper bounds of the durations' buckets, in milliseconds. */
 const bucketsMs = [0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000, 300_000];
 
-/** Methods with series of their own; a caller who makes names up cannot add more. */
-const METHOD_COUNT_MAX = 256;
-
 interface MethodFigures {
   readonly labels: string;
   /** Calls by protocol and code. */
@@ -57,14 +54,13 @@ type Figure = readonly [name: string, kind: "gauge" | "counter", help: string, v
 /** Starts measuring. prom-client, which reads the process's own figures, is loaded at the first reading. */
 export function createMetrics(sources: MetricSources): Metrics {
   const methods = new Map<string, Map<string, MethodFigures>>();
-  let methodCount = 0;
   const eventLoop = monitorEventLoopDelay({ resolution: 10 });
   eventLoop.enable();
   let processMetrics: Promise<{ metrics(): Promise<string> }> | undefined;
 
   const addFigures = (service: string, method: string): MethodFigures => {
     const figures: MethodFigures = {
-      labels: `service="${escapeLabel(service)}",method="${escapeLabel(method)}"`,
+      labels: `service="${service}",method="${method}"`,
       calls: new Map(),
       buckets: new Float64Array(bucketsMs.length),
       durationMs: 0,
@@ -74,16 +70,16 @@ export function createMetrics(sources: MetricSources): Metrics {
     };
     const ofService = methods.get(service) ?? new Map<string, MethodFigures>();
     methods.set(service, ofService.set(method, figures));
-    methodCount++;
     return figures;
   };
   const other = addFigures("other", "other");
-  const figuresOf = (service: string, method: string): MethodFigures =>
-    methods.get(service)?.get(method) ?? (methodCount < METHOD_COUNT_MAX ? addFigures(service, method) : other);
+  // A caller who makes names up must not add series.
+  const figuresOf = ({ service, method, exists }: ObservedCall): MethodFigures =>
+    exists ? (methods.get(service)?.get(method) ?? addFigures(service, method)) : other;
 
   return {
     observeCall(call) {
-      const figures = figuresOf(call.service, call.method);
+      const figures = figuresOf(call);
       const codes = figures.calls.get(call.protocol) ?? new Map<number, number>();
       if (codes.size === 0) figures.calls.set(call.protocol, codes);
       codes.set(call.code, (codes.get(call.code) ?? 0) + 1);
@@ -142,9 +138,7 @@ function callLines(methods: Iterable<MethodFigures>): string[] {
   for (const { labels, calls } of used) {
     for (const [protocol, codes] of calls) {
       for (const [code, count] of codes) {
-        lines.push(
-          `persisto_calls_total{${labels},protocol="${escapeLabel(protocol)}",code="${codeName(code)}"} ${count}`,
-        );
+        lines.push(`persisto_calls_total{${labels},protocol="${protocol}",code="${codeName(code)}"} ${count}`);
       }
     }
   }
@@ -181,8 +175,4 @@ function lagLines(eventLoop: ReturnType<typeof monitorEventLoopDelay>): string[]
 
 function heading(name: string, kind: string, help: string): string[] {
   return [`# HELP ${name} ${help}`, `# TYPE ${name} ${kind}`];
-}
-
-function escapeLabel(value: string): string {
-  return value.replace(/\\/g, "\\\\").replace(/"/g, '\\"').replace(/\n/g, "\\n");
 }

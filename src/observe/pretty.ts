@@ -11,5 +11,12 @@ export function prettyOn(output: DestinationStream): DestinationStream {
     ignore: "pid",
     translateTime: "SYS:HH:MM:ss.l",
   });
-  return { write: (line) => output.write(pretty(line)) };
+  return { write: (line) => output.write(pretty(withoutControls(line))) };
+}
+
+/** What callers wrote must not steer the terminal: control characters of a JSON line become replacement characters. */
+function withoutControls(line: string): string {
+  return line
+    .replace(/(?<!\\)((?:\\\\)*)\\(?:u00[01][0-9a-f]|[bfr])/gi, "$1\ufffd")
+    .replace(/[\u007f-\u009f]/g, "\ufffd");
 }

@@ -42,7 +42,7 @@ export const transportLimits = {
     "SERVER_STREAMS_PER_CONNECTION_COUNT_MAX",
     1000,
     { min: 1, max: 100_000 },
-    "Calls at one time on an HTTP/2 connection.",
+    "Calls at one time on a connection: HTTP/2 streams, or requests in an HTTP/1.1 pipeline.",
   ),
   connectionCountMax: count("SERVER_CONNECTION_COUNT_MAX", 10_000, { min: 1, max: 1_000_000 }, "Open connections."),
   streamResetBurst: count(

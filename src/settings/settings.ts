@@ -24,22 +24,25 @@ type Environment = Readonly<Record<string, string | undefined>>;
 /** Completes and checks the settings; throws one SettingsError with everything that is wrong. Empty variables count as unset. */
 export function loadSettings(environment: Environment): Settings {
   const problems: string[] = misspelled(environment);
+  const wrong = new Set<string>();
   const groups: Record<string, Record<string, unknown>> = {};
   for (const { group, key, setting } of allSettings()) {
     const given = environment[setting.name]?.trim() ?? "";
-    const result = setting.type.safeParse(given);
-    if (result.success) {
-      groups[group] ??= {};
-      groups[group][key] = result.data;
-    } else {
+    let result = setting.type.safeParse(given);
+    if (!result.success) {
+      wrong.add(setting.name);
+      result = setting.type.safeParse(""); // its default, so that the others can be compared with each other
       const shown = setting.secret ? "" : `, not ${JSON.stringify(given.slice(0, 100))}`;
       problems.push(`${setting.name} must be ${setting.expected}${shown}`);
     }
+    groups[group] ??= {};
+    groups[group][key] = result.data;
   }
-  if (problems.length > 0) throw new SettingsError(problems);
   const settings = countExecutors(groups as Settings);
-  const contradictions = contradictory(settings);
-  if (contradictions.length > 0) throw new SettingsError(contradictions);
+  problems.push(
+    ...contradictory(settings).filter((text) => !(text.match(/[A-Z_]+/g) ?? []).some((name) => wrong.has(name))),
+  );
+  if (problems.length > 0) throw new SettingsError(problems);
   for (const group of Object.values(settings)) Object.freeze(group);
   return Object.freeze(settings);
 }

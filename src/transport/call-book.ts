@@ -60,6 +60,7 @@ export class CallBook {
     this.#onCallEnd({
       service: call.method.parent.typeName,
       method: call.method.name,
+      exists: true,
       protocol: call.protocol,
       code,
       durationMs: this.clock.now() - call.startMs,
@@ -77,6 +78,7 @@ export class CallBook {
     this.#onCallEnd?.({
       service: service.slice(0, 200),
       method: method.slice(0, 200),
+      exists: false,
       protocol,
       code: Code.Unimplemented,
       durationMs: 0,

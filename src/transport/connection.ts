@@ -50,6 +50,12 @@ export class Connection {
     this.#agesAtMs = age > 0 ? now + age * (0.9 + 0.2 * random()) : Number.POSITIVE_INFINITY;
   }
 
+  /** `bytesBefore`: what was read of the connection that is no part of a request: the TLS handshake. */
+  startHttp1(bytesBefore: number): void {
+    this.kind = "http1";
+    this.#bytesWhenQuiet = bytesBefore;
+  }
+
   startHttp2(session: ServerHttp2Session, socket: Socket): void {
     this.kind = "http2";
     this.session = session;
@@ -58,6 +64,10 @@ export class Connection {
       if (this.draining) this.#giveNotice();
     });
     session.on("ping", () => this.#pings++);
+  }
+
+  get bytesRead(): number {
+    return this.#socket.bytesRead;
   }
 
   opened(): void {

@@ -1,6 +1,7 @@
 /** One HTTP request and its answer, the same over HTTP/1.1 and HTTP/2. */
 import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from "node:http";
 import { constants, type ServerHttp2Stream } from "node:http2";
+import type { Writable } from "node:stream";
 import type { Connection } from "./connection.ts";
 import { ignore } from "./ignore.ts";
 import { RequestBody } from "./request-body.ts";
@@ -87,18 +88,7 @@ export class Http2Exchange implements Exchange {
   }
 
   drained(): Promise<void> {
-    const stream = this.#stream;
-    return new Promise((resolve, reject) => {
-      const settle = () => {
-        stream.off("drain", settle);
-        stream.off("close", settle);
-        if (stream.destroyed) reject(leftError(stream.rstCode));
-        else resolve();
-      };
-      stream.once("drain", settle);
-      stream.once("close", settle);
-      if (stream.destroyed) settle();
-    });
+    return drainOf(this.#stream, () => this.#stream.rstCode);
   }
 
   end(trailers?: HeaderFields): void {
@@ -190,18 +180,7 @@ export class Http1Exchange implements Exchange {
   }
 
   drained(): Promise<void> {
-    const response = this.#response;
-    return new Promise((resolve, reject) => {
-      const settle = () => {
-        response.off("drain", settle);
-        response.off("close", settle);
-        if (response.destroyed) reject(leftError(undefined));
-        else resolve();
-      };
-      response.once("drain", settle);
-      response.once("close", settle);
-      if (response.destroyed) settle();
-    });
+    return drainOf(this.#response, () => undefined);
   }
 
   end(): void {
@@ -236,6 +215,20 @@ export class Http1Exchange implements Exchange {
     });
     this.#request.resume();
   }
+}
+
+function drainOf(answer: Writable, resetCode: () => number | undefined): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const settle = () => {
+      answer.off("drain", settle);
+      answer.off("close", settle);
+      if (answer.destroyed) reject(leftError(resetCode()));
+      else resolve();
+    };
+    answer.once("drain", settle);
+    answer.once("close", settle);
+    if (answer.destroyed) settle();
+  });
 }
 
 /** Writes a whole message at the reader's pace; `onWait` is told when it waits, and when no longer. */

@@ -51,8 +51,15 @@ const okHead = { ":status": 200, "content-type": "application/grpc" };
 const okTrailers = { "grpc-status": "0" };
 const respondOptions = { waitForTrailers: true, sendDate: false } as const;
 const errorOptions = { endStream: true, sendDate: false } as const;
-/** Aborting without a reason would make an exception with a stack for every call. */
-const callOver = new ConnectError("the call is over", Code.Canceled);
+/**
+ * Aborting without a reason would make an exception with a stack for every call. Made when it is first needed: the first
+ * ConnectError of a process loads Node's HTTP client for its Headers, which is a tenth of the server's start.
+ */
+let callOverOnce: ConnectError | undefined;
+function callOver(): ConnectError {
+  callOverOnce ??= new ConnectError("the call is over", Code.Canceled);
+  return callOverOnce;
+}
 
 export class GrpcPath {
   readonly #methods = new Map<string, OwnMethod>();
@@ -253,7 +260,7 @@ class OwnCall extends Call {
     };
     work().then(
       (answer) => {
-        context.abort(callOver);
+        context.abort(callOver());
         this.#answer([answer], context);
       },
       (error: unknown) => {
@@ -384,7 +391,7 @@ class OwnCall extends Call {
 
   /** Nobody waits for the method any more. */
   #stop(): void {
-    this.#abort?.abort(this.ended ?? callOver);
+    if (this.#abort !== undefined) this.#abort.abort(this.ended ?? callOver());
     const iterator = this.#iterator;
     this.#iterator = undefined;
     iterator?.return?.().then(undefined, ignore); // its own clean-up; the call is over whatever comes of it

@@ -77,8 +77,8 @@ export async function openPort(
       arriving = undefined;
     }
   };
-  const startHttp1 = (socket: Socket, connection: Connection) => {
-    connection.kind = "http1";
+  const startHttp1 = (socket: Socket, connection: Connection, bytesBefore: number) => {
+    connection.startHttp1(bytesBefore);
     http1.emit("connection", socket);
   };
 
@@ -89,10 +89,12 @@ export async function openPort(
           const connection = connections.of(socket);
           if (connection === undefined) socket.destroy();
           else if (socket.alpnProtocol === "h2") startHttp2(socket, connection);
-          else startHttp1(socket, connection);
+          else startHttp1(socket, connection, connection.bytesRead);
         });
 
-  const server = createServer({ noDelay: true }, (socket) => {
+  // On HTTP/1.1 nothing but TCP tells that a peer has vanished while it waits for an answer.
+  const keepAlive = limits.pingIntervalMs > 0 ? { keepAlive: true, keepAliveInitialDelay: limits.pingIntervalMs } : {};
+  const server = createServer({ noDelay: true, ...keepAlive }, (socket) => {
     const connection = connections.accept(socket);
     socket.on("error", () => socket.destroy());
     if (connection === undefined) {
@@ -105,7 +107,7 @@ export async function openPort(
         else secure.server.emit("connection", socket);
       } else if (bytes.toString("latin1", 0, http2Preface.length) === http2Preface) startHttp2(socket, connection);
       else {
-        startHttp1(socket, connection);
+        startHttp1(socket, connection, 0);
         socket.resume(); // the others take the handle over
       }
     });

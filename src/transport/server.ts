@@ -35,12 +35,14 @@ export async function startTransport(options: TransportOptions): Promise<Transpo
   const route = (exchange: Exchange): void => {
     const { connection, headers } = exchange;
     const path = exchange.path.split("?", 1)[0] ?? "";
+    const handler = handlers.get(path);
+    // Calls have their own limits. What else is answered is small: whoever does not read it is cut off.
+    if (handler === undefined) exchange.onClose(clock.after(limits.writeTimeoutMs, () => exchange.reset()));
     if (cors.isPreflight(exchange.method, headers)) {
       exchange.respond(204, cors.preflight(headers), { end: true, trailers: false });
       return;
     }
     exchange.extraFields = cors.fields(headers);
-    const handler = handlers.get(path);
     const page = pages.get(path);
     if (handler !== undefined) void serveByConnect(exchange, handler, book, limits.deadlineMsMax);
     else if (page !== undefined) void servePage(exchange, page, options);
@@ -53,6 +55,10 @@ export async function startTransport(options: TransportOptions): Promise<Transpo
 
   const port = await openPort(options, connections, {
     onRequest(request, response, connection) {
+      if (connection.exchanges >= limits.streamsPerConnectionMax) {
+        request.socket.destroy(); // a pipeline without end
+        return;
+      }
       connection.opened();
       response.once("close", () => connection.closed());
       route(new Http1Exchange(request, response, connection));

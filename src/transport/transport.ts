@@ -68,8 +68,11 @@ export type RawMethod = RawUnaryMethod | RawServerStreamMethod;
 
 /** One line for the log and one observation for the metrics. */
 export interface CallRecord {
+  /** As the caller wrote it, and at most 200 characters, where there is no such method. */
   readonly service: string;
   readonly method: string;
+  /** False: there is no such method. */
+  readonly exists: boolean;
   readonly protocol: string;
   /** gRPC status code as a number, 0 for OK. */
   readonly code: number;

@@ -14,6 +14,7 @@ afterEach(() => rmSync(folder, { recursive: true }));
 const call: ObservedCall = {
   service: "persisto.v1.DatabaseService",
   method: "Execute",
+  exists: true,
   protocol: "grpc",
   code: 5,
   durationMs: 1.23456,
@@ -53,6 +54,11 @@ describe("openLog()", () => {
     expect(shown.join("")).toContain("ready");
     expect(() => JSON.parse(shown[0] ?? "")).toThrow(SyntaxError);
     expect(filed[0]).toMatchObject({ message: "ready", port: 8080 });
+  });
+
+  it("lets nothing that callers wrote steer a terminal", async () => {
+    const { shown } = await lines("info", (log) => log.info("ready", { asked: "\u001b[2J\\u001b\u009b1m\r" }), true);
+    expect(shown.join("")).toContain('"\ufffd[2J\\u001b\ufffd1m\ufffd"');
   });
 
   it.each([

@@ -94,6 +94,22 @@ describe("loadSettings()", () => {
     ]);
   });
 
+  it("reports what contradicts in the same error, but for what is wrong by itself", () => {
+    const problems = problemsOf({
+      SERVER_PORT: "x",
+      SERVER_HOST: "0.0.0.0",
+      SERVER_TLS_KEY_PATH: "key.pem",
+      EXECUTOR_COUNT_MIN: "many",
+      EXECUTOR_COUNT_MAX: "1",
+    });
+    expect(problems.map((problem) => problem.split(" ", 1)[0])).toEqual([
+      "SERVER_PORT",
+      "EXECUTOR_COUNT_MIN",
+      "SERVER_HOST",
+      "SERVER_TLS_CERTIFICATE_PATH",
+    ]);
+  });
+
   it.each(["-1", "1e3", "0x10", "1.5", "١", "99999999999999999999"])("refuses the whole number %s", (value) => {
     expect(problemsOf({ SERVER_PORT: value })).toHaveLength(1);
   });

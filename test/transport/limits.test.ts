@@ -19,6 +19,21 @@ import {
 
 const status = (code: Code) => String(code);
 
+/** 640 MB in chunks of 64 KiB; tells what was pulled, and the end. */
+function longQuery(onSent: (bytes: number) => void, onEnd: () => void): () => AsyncGenerator<Uint8Array> {
+  return async function* () {
+    const chunk = Buffer.concat([Buffer.from([0x0a, 0x80, 0x80, 0x04]), Buffer.alloc(65_536)]);
+    try {
+      for (let i = 0; i < 10_000; i++) {
+        onSent(chunk.length);
+        yield chunk;
+      }
+    } finally {
+      onEnd();
+    }
+  };
+}
+
 describe.each([true, false])("limits on messages, own path %s", (ownPath) => {
   it("a prefix that claims 4 GiB is refused at once and allocates nothing", async () => {
     const server = await startTestTransport({ ownPath });
@@ -163,19 +178,7 @@ describe.each([true, false])("limits on messages, own path %s", (ownPath) => {
     const server = await startTestTransport({
       ownPath,
       limits: { writeTimeoutMs: 400 },
-      methods: {
-        async *query() {
-          try {
-            const chunk = Buffer.concat([Buffer.from([0x0a, 0x80, 0x80, 0x04]), Buffer.alloc(65_536)]);
-            for (let i = 0; i < 10_000; i++) {
-              sent += chunk.length;
-              yield chunk;
-            }
-          } finally {
-            over.resolve();
-          }
-        },
-      },
+      methods: { query: longQuery((bytes) => (sent += bytes), over.resolve) },
     });
     const session = await rawHttp2(server.baseUrl);
     const stream = session.request({ ":method": "POST", ":path": queryPath, "content-type": "application/grpc" });
@@ -196,19 +199,7 @@ describe.each([true, false])("limits on messages, own path %s", (ownPath) => {
     const server = await startTestTransport({
       ownPath,
       limits: { writeTimeoutMs: 400 },
-      methods: {
-        async *query() {
-          try {
-            const chunk = Buffer.concat([Buffer.from([0x0a, 0x80, 0x80, 0x04]), Buffer.alloc(65_536)]);
-            for (let i = 0; i < 10_000; i++) {
-              sent += chunk.length;
-              yield chunk;
-            }
-          } finally {
-            over.resolve();
-          }
-        },
-      },
+      methods: { query: longQuery((bytes) => (sent += bytes), over.resolve) },
     });
     const socket = await rawSocket(server.port);
     socket.pause();
@@ -338,6 +329,39 @@ describe("limits on connections", () => {
     expect(code).toBe(constants.NGHTTP2_NO_ERROR);
     expect(answered.toString()).toMatch(/^HTTP\/1\.1 200 OK/);
     await expect.poll(() => server.connections).toBe(0);
+    await server.close();
+  });
+
+  it("a page that nobody reads does not hold its connection, over every version of HTTP", async () => {
+    const body = "p".repeat(16 * 1024 * 1024); // more than the system's socket buffers take
+    const page = async () => ({ status: 200, contentType: "text/plain", body });
+    const server = await startTestTransport({ pages: new Map([["/page", page]]), limits: { writeTimeoutMs: 300 } });
+    const session = await rawHttp2(server.baseUrl);
+    const stream = session.request({ ":path": "/page" });
+    stream.on("error", () => undefined).pause();
+    const http1 = await rawSocket(server.port);
+    http1.pause();
+    http1.write("GET /page HTTP/1.1\r\nhost: x\r\n\r\n");
+    await new Promise((resolve) => stream.once("close", resolve));
+    expect(stream.rstCode).toBe(constants.NGHTTP2_CANCEL);
+    await expect.poll(() => server.connections).toBe(1);
+    session.close();
+    http1.destroy();
+    await server.close();
+  });
+
+  it("a pipeline without end is closed", async () => {
+    const server = await startTestTransport({
+      limits: { streamsPerConnectionMax: 10 },
+      methods: { execute: () => new Promise<never>(() => undefined) },
+    });
+    const socket = await rawSocket(server.port);
+    const request = `POST ${executePath} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}`;
+    socket.write(request.repeat(10));
+    await expect.poll(() => server.callsActive).toBe(10);
+    socket.write(request);
+    await readToEnd(socket);
+    await expect.poll(() => server.callsActive).toBe(0);
     await server.close();
   });
 

@@ -70,6 +70,15 @@ describe("TLS", () => {
     await server.close();
   });
 
+  it("the handshake is no request that takes long to arrive", async () => {
+    const server = await startTestTransport({ tls: files(), limits: { readTimeoutMs: 200, idleTimeoutMs: 1_000 } });
+    const socket = await handshake(server.port);
+    const startMs = performance.now();
+    await new Promise((resolve) => socket.once("close", resolve).resume());
+    expect(performance.now() - startMs).toBeGreaterThan(900);
+    await server.close();
+  });
+
   it("refuses clients without a certificate of the authority, over every version of HTTP", async () => {
     const server = await startTestTransport({ tls: files(fixture("ca.pem")) });
     const certificate = (name: string) => ({ cert: pem(`${name}.pem`), key: pem(`${name}.key`) });
