@@ -44,6 +44,7 @@ import {
   isFrom,
   nextId,
   OUTBOX_BYTES,
+  OUTBOX_SLACK_BYTES,
   WORD_BEGUN,
   WORD_CANCEL,
   WORD_OUTBOX_END,
@@ -143,7 +144,7 @@ export class Pipeline {
       },
     });
     this.#words = new Int32Array(this.#link.page, 0, WORDS_BYTES / Int32Array.BYTES_PER_ELEMENT);
-    this.#outbox = Buffer.from(this.#link.page, WORDS_BYTES, OUTBOX_BYTES);
+    this.#outbox = Buffer.from(this.#link.page, WORDS_BYTES, OUTBOX_BYTES + OUTBOX_SLACK_BYTES);
     this.#writer = new FrameWriter(WRITE_ARENA_BYTES, (parts) => this.#link.write(parts));
   }
 
@@ -266,12 +267,14 @@ export class Pipeline {
     const turn = Atomics.load(words, WORD_OUTBOX_TURN);
     const end = Atomics.load(words, WORD_OUTBOX_END);
     if (end === 0) return;
+    if (end > this.#outbox.length) throw new RangeError(`an outbox of ${end} bytes`);
     const answers = Buffer.from(this.#outbox.subarray(0, end));
     if (Atomics.load(words, WORD_OUTBOX_TURN) !== turn) return;
     let at = 0;
     while (at < end && this.#count > 0) {
       const start = at + FRAME_LENGTH_BYTES;
       at = start + answers.readUInt32LE(at);
+      if (at > end) throw new RangeError("an answer longer than the outbox");
       // Rows of queries come in their time, or are lost with the executor.
       if ((answers[start + ANSWER_KIND] as number) > ANSWER_REVOKED) continue;
       const id = answers.readInt32LE(start + ANSWER_ID);
