@@ -1,5 +1,5 @@
 /** Transact: a transaction that lives as long as its stream. */
-import { fromBinary, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
+import { create, fromBinary, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
 import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import {
   type BeginTransaction,
@@ -7,7 +7,7 @@ import {
   type Savepoint,
   TransactionMode,
   type TransactRequest,
-  type TransactResponseSchema,
+  TransactResponseSchema,
 } from "../../gen/persisto/v1/database_service_pb.js";
 import { StatementSchema } from "../../gen/persisto/v1/value_pb.js";
 import type { EngineAnswer, EngineTransaction } from "../engine/engine.ts";
@@ -18,6 +18,7 @@ import { failureToOperationError } from "./errors.ts";
 import { checkDatabaseId, checkDurability, checkMinPosition, checkRowFormat, required } from "./fields.ts";
 import { durationMs, positionMessage } from "./messages.ts";
 import { callOptions, type StatementCall, type StatementServices } from "./statements.ts";
+import { encodeBytesField, wireBytes } from "./wire.ts";
 
 export interface TransactServices extends StatementServices {
   /** How long an ended transaction's stream stays open for the client to close it. */
@@ -25,7 +26,8 @@ export interface TransactServices extends StatementServices {
 }
 
 type Response = MessageInitShape<typeof TransactResponseSchema>;
-type Outcome = NonNullable<Response["outcome"]>;
+/** `rows`: the bytes of a ResultSet. */
+type Outcome = NonNullable<Response["outcome"]> | { readonly case: "rows"; readonly value: Uint8Array };
 
 /**
  * Serves one stream. Commands run one after another as the client's flow control lets them in. A failed command is an
@@ -34,8 +36,9 @@ type Outcome = NonNullable<Response["outcome"]>;
 export async function* transact(
   services: TransactServices,
   requests: AsyncIterable<TransactRequest>,
-  call: StatementCall & Pick<RawCall, "note">,
+  call: StatementCall & Pick<RawCall, "note" | "requestHeader">,
 ): AsyncGenerator<Response> {
+  const isJson = /\bjson\b/.test(call.requestHeader("content-type") ?? "");
   const inbox = new Inbox(requests);
   const forgetCancel = call.onCancel(() => inbox.stop(new CallCancelled()));
   let transaction: EngineTransaction | undefined;
@@ -54,7 +57,7 @@ export async function* transact(
     const options = () => callOptions(call, services.clock, services.limits, columns);
     transaction = await begin(services, first.command.value, options(), call);
     transaction.onExpired((failure) => inbox.stop(failure));
-    yield { commandId: first.commandId, outcome: begun(transaction) };
+    yield response(first.commandId, begun(transaction), isJson);
 
     for (;;) {
       const request = await inbox.next();
@@ -62,7 +65,7 @@ export async function* transact(
         return;
       }
       const outcome = await answer(transaction, request, options(), inbox);
-      yield { commandId: request.commandId, outcome };
+      yield response(request.commandId, outcome, isJson);
       if (outcome.case === "ended") {
         break;
       }
@@ -74,6 +77,21 @@ export async function* transact(
       await transaction.rollback();
     }
   }
+}
+
+/** Rows are decoded for JSON alone. In binary they are written as a field that the message does not know: as they are. */
+function response(commandId: bigint, outcome: Outcome, isJson: boolean): Response {
+  if (outcome.case !== "rows") {
+    return { commandId, outcome };
+  }
+  if (isJson) {
+    return { commandId, outcome: { case: "result", value: fromBinary(ResultSetSchema, outcome.value) } };
+  }
+  const message = create(TransactResponseSchema, { commandId });
+  const { number } = TransactResponseSchema.field.result;
+  // The tag is the serializer's to write.
+  message.$unknown = [{ no: number, wireType: wireBytes, data: encodeBytesField(number, outcome.value).subarray(1) }];
+  return message;
 }
 
 async function begin(
@@ -129,7 +147,7 @@ async function run(
   switch (command.case) {
     case "execute": {
       const { body } = await transaction.execute(toBinary(StatementSchema, command.value), options);
-      return { case: "result", value: fromBinary(ResultSetSchema, body) };
+      return { case: "rows", value: body };
     }
     case "savepoint":
       await transaction.savepoint(savepointId(command.value, "savepoint"), options);
