@@ -19,12 +19,14 @@ FROM node:24-slim
 RUN mkdir -p /var/lib/persisto/storage && chown -R node:node /var/lib/persisto
 COPY --from=build /build/dist /opt/persisto
 # Inside a container the port is reached through the container's network only; whoever publishes it decides who may call,
-# because callers are not authenticated. compose.yaml publishes it to this machine alone.
+# because callers are not authenticated. compose.yaml publishes it to this machine alone. The drain's delay is for balancers
+# to notice.
 ENV NODE_ENV=production \
   UV_THREADPOOL_SIZE=16 \
   SERVER_HOST=0.0.0.0 \
   SERVER_PORT=8080 \
   SERVER_ALLOW_UNAUTHENTICATED=true \
+  SERVER_DRAIN_DELAY_SECONDS=5 \
   STORAGE_LOCAL_DIRECTORY_PATH=/var/lib/persisto/storage \
   LOGGING_OUTPUT_FILE_PATH=/dev/null
 WORKDIR /var/lib/persisto

@@ -24,8 +24,7 @@ if (server.tlsClientCaPath !== undefined) {
 
 function loopbackOf(listening: Settings["server"]["host"]): string {
   if (listening === "0.0.0.0") return "127.0.0.1";
-  if (listening === "::" || listening === "[::]") return "::1";
-  return listening.replace(/^\[|\]$/g, "");
+  return listening === "::" ? "::1" : listening;
 }
 
 function end(isServing: boolean): never {

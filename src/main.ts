@@ -7,7 +7,7 @@ import { loadSettings, processEnvironment, type Settings, SettingsError } from "
 import { startExecutors } from "./sqlite/pool.ts";
 
 /** By name: their modules are loaded late. */
-const foreseen = new Set(["FolderInUseError", "CatalogVersionError", "NativeLibraryError"]);
+const foreseen = new Set(["FolderInUseError", "CatalogVersionError", "CertificateError", "NativeLibraryError"]);
 
 /** A second signal that comes this soon is the first one again: npm passes on what the terminal has sent already. */
 const echoMs = 250;
@@ -81,7 +81,7 @@ async function main(): Promise<void> {
 }
 
 function announce({ server, storage }: Settings, port: number, log: Log): void {
-  const address = `${server.host.includes(":") ? `[${server.host.replace(/^\[|\]$/g, "")}]` : server.host}:${port}`;
+  const address = `${server.host.includes(":") ? `[${server.host}]` : server.host}:${port}`;
   const isTls = server.tlsCertificatePath !== undefined;
   log.info(`serves gRPC, gRPC-Web and Connect on ${isTls ? "https" : "http"}://${address}`, {
     port,
@@ -110,6 +110,7 @@ function explain(error: unknown): string {
     case "EPERM":
     case "EROFS":
     case "ENOSPC":
+    case "EEXIST":
     case "ENOENT":
     case "ENOTDIR":
     case "EISDIR":

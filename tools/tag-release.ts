@@ -22,8 +22,13 @@ function problemsOf(name: string): string[] {
     git("status", "--porcelain") === "" ? "" : "there are changes that are not committed",
     git("tag", "--list", name) === "" ? "" : `${name} exists already`,
     JSON.parse(readFileSync("package.json", "utf8")).version === version ? "" : `package.json is not at ${version}`,
-    readFileSync("CHANGELOG.md", "utf8").includes(`## ${version}`) ? "" : `CHANGELOG.md has no section "## ${version}"`,
+    isDated(version) ? "" : `CHANGELOG.md has no section "## ${version} (YEAR-MONTH-DAY)"`,
   ].filter((problem) => problem !== "");
+}
+
+function isDated(version: string): boolean {
+  const lines = readFileSync("CHANGELOG.md", "utf8").split("\n");
+  return lines.some((line) => line.startsWith(`## ${version} (`) && /\(\d{4}-\d\d-\d\d\)$/.test(line));
 }
 
 /** To the repository of the GITHUB_REPOSITORY_* settings when they are there; otherwise it says what to do. */

@@ -1,9 +1,9 @@
 /** The one table of settings: group and key in the program, name in the environment. */
 import { callLimits, engineLimits, executorLimits, transportLimits } from "./limits.ts";
-import { choice, count, flag, list, optionalText, type Setting, seconds, text } from "./setting.ts";
+import { choice, count, flag, host, list, optionalText, type Setting, seconds, text } from "./setting.ts";
 
 const server = {
-  host: text(
+  host: host(
     "SERVER_HOST",
     "127.0.0.1",
     "Address to listen on. Beyond loopback it needs SERVER_ALLOW_UNAUTHENTICATED.",

@@ -27,6 +27,22 @@ export function text(name: string, defaultText: string, doc: string): Setting<st
   return { name, expected: "a text", defaultText, doc, secret: false, type: withDefault(z.string(), defaultText) };
 }
 
+/** A host name or an address; an IPv6 address may stand in brackets, as in URLs. */
+export function host(name: string, defaultText: string, doc: string): Setting<string> {
+  const type = z
+    .string()
+    .regex(/^([^\s[\]/]+|\[[0-9a-fA-F:.%]+\])$/)
+    .transform((value) => value.replace(/^\[|\]$/g, ""));
+  return {
+    name,
+    expected: "a host name or an address",
+    defaultText,
+    doc,
+    secret: false,
+    type: withDefault(type, defaultText),
+  };
+}
+
 /** A text that may be absent. */
 export function optionalText(
   name: string,

@@ -80,7 +80,7 @@ export function publicLimits(settings: Settings): Readonly<Record<string, number
 
 /** True for addresses that only this machine reaches. */
 export function isLoopback(host: string): boolean {
-  if (host === "localhost" || host === "::1" || host === "[::1]") return true;
+  if (host === "localhost" || host === "::1") return true;
   return isIP(host) === 4 && host.startsWith("127.");
 }
 

@@ -13,6 +13,11 @@ export interface CertificateContents {
   readonly ca?: Buffer;
 }
 
+/** Thrown when the files can be read but not used together. */
+export class CertificateError extends Error {
+  override readonly name = "CertificateError";
+}
+
 export class Certificates {
   current: CertificateContents;
   onChange: ((contents: CertificateContents) => void) | undefined = undefined;
@@ -81,8 +86,15 @@ async function stampOf(files: TlsOptions): Promise<string> {
 
 async function read(files: TlsOptions): Promise<CertificateContents> {
   const [cert, key, ca] = await Promise.all(pathsOf(files).map((path) => readFile(path)));
-  if (cert === undefined || key === undefined) throw new Error("certificate and key are both needed");
+  if (cert === undefined || key === undefined) throw new CertificateError("certificate and key are both needed");
   const contents = { cert, key, ...(ca === undefined ? {} : { ca }) };
-  createSecureContext(contents); // throws when they do not fit together
+  try {
+    createSecureContext(contents);
+  } catch (cause) {
+    const reason = cause instanceof Error ? cause.message : String(cause);
+    throw new CertificateError(`${pathsOf(files).join(", ")} cannot be used together as PEM files for TLS: ${reason}`, {
+      cause,
+    });
+  }
   return contents;
 }

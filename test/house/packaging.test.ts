@@ -59,7 +59,7 @@ describe("compose.yaml", () => {
   it("publishes to this machine alone and waits for the drain", () => {
     const compose = read("compose.yaml");
     expect(compose).toContain('"127.0.0.1:8080:8080"');
-    expect(compose).toContain("./storage:/var/lib/persisto/storage");
+    expect(compose).toContain("- storage:/var/lib/persisto/storage");
     expect(compose).toMatch(/stop_grace_period: [3-9]\ds/);
   });
 });

@@ -133,8 +133,13 @@ describe("loadSettings()", () => {
     expect(problemsOf({ SERVER_HOST: host, SERVER_ALLOW_UNAUTHENTICATED: "true" })).toEqual([]);
   });
 
-  it.each(["127.0.0.1", "127.8.8.8", "::1", "localhost"])("listens on loopback %s", (host) => {
+  it.each(["127.0.0.1", "127.8.8.8", "::1", "[::1]", "localhost"])("listens on loopback %s", (host) => {
     expect(problemsOf({ SERVER_HOST: host })).toEqual([]);
+    expect(loadSettings({ SERVER_HOST: host }).server.host).toBe(host.replace(/[[\]]/g, ""));
+  });
+
+  it.each(["http://127.0.0.1", "127.0.0.1 ::1", "[::1", "127.0.0.1/8"])("does not take %s for a host", (host) => {
+    expect(problemsOf({ SERVER_HOST: host })[0]).toMatch(/^SERVER_HOST must be a host name or an address/);
   });
 
   it.each([

@@ -128,7 +128,7 @@ describe("TLS", () => {
 
   it("does not start with files that cannot be used", async () => {
     copyFileSync(fixture("server-renewed.key"), join(folder, "key.pem"));
-    await expect(startTestTransport({ tls: files() })).rejects.toThrow();
+    await expect(startTestTransport({ tls: files() })).rejects.toThrow(/cannot be used together/);
     await expect(startTestTransport({ tls: files(join(folder, "missing.pem")) })).rejects.toThrow(/missing\.pem/);
   });
 });
