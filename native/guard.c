@@ -146,6 +146,7 @@ static int authorize(void *context, int op, const char *a, const char *b, const 
   if (op == SQLITE_PRAGMA) g->saw |= SAW_PRAGMA;
   if (op == SQLITE_CREATE_TABLE) g->saw |= SAW_NAME;
   if (op == SQLITE_ALTER_TABLE) g->saw |= SAW_NAME | SAW_ALTER;
+  if (op == SQLITE_CREATE_VTABLE) g->saw |= SAW_VIRTUAL;
   if (!g->on || (g->trusted && !via)) return SQLITE_OK;
   switch (op) {
     case SQLITE_SELECT:

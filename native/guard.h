@@ -18,7 +18,8 @@ typedef struct Guard {
 enum {
   SAW_PRAGMA = 1, /* takes effect while being compiled, so it must not be cached */
   SAW_NAME = 2,   /* may bring a new name that the authorizer is not told */
-  SAW_ALTER = 4
+  SAW_ALTER = 4,
+  SAW_VIRTUAL = 8 /* makes a virtual table, which fills tables of its own */
 };
 
 /* Turns it on, or changes its limits: by SQLITE_LIMIT_* number, -1 keeps one. The authorizer is told `g`, which must live as

@@ -99,7 +99,7 @@ static int run_write(Call *call, Statement *s, const Options *opt, Out *o, Failu
     if (failed && connection_fixed(c, FIXED_UNDO) != SQLITE_DONE) connection_fixed(c, FIXED_ROLLBACK);
     if (!sqlite3_get_autocommit(c->db)) connection_fixed(c, FIXED_ACCEPT);
   }
-  if (failed) return failed;
+  if (failed || s->makes_virtual) return failed;
   if (changes) {
     put_varint(o, 0x20);
     put_varint(o, (uint64_t)changes);
@@ -148,7 +148,7 @@ static int run_scripted(Connection *c, Statement *s, ScriptResult *result, Failu
   while ((rc = sqlite3_step(s->stmt)) == SQLITE_ROW) {
   }
   if (rc != SQLITE_DONE) return fail_sqlite(f, FAILED_STEP, c->db);
-  if (writes && sqlite3_total_changes64(c->db) != total) result->rows_affected += sqlite3_changes64(c->db);
+  if (writes && !s->makes_virtual && sqlite3_total_changes64(c->db) != total) result->rows_affected += sqlite3_changes64(c->db);
   result->statements++;
   return 0;
 }

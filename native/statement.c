@@ -115,6 +115,7 @@ static int compile(Connection *c, Statement *s, const char *sql, size_t n, uint3
     return -1;
   }
   if (!s->stmt) return 0;
+  s->makes_virtual = (c->guard.saw & SAW_VIRTUAL) != 0;
   if (guard_after(&c->guard, sql, *tail, f)) return -1;
   if ((flags & RUN_READ_ONLY || c->guard.read_only) && !sqlite3_stmt_readonly(s->stmt))
     return fail(f, FAILED_READ_ONLY, "the statement writes");

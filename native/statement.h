@@ -13,6 +13,7 @@ struct Statement {
   size_t sql_size;
   uint32_t scope, rights, hash;
   int busy, cached;
+  int makes_virtual; /* what it inserts is the virtual table's own doing */
   int parameter_count, named_count;
   char **names; /* by index - 1, without the prefix; NULL for ? and ?7. Copies: SQLite's own move when it compiles again */
   uint8_t *columns; /* encoded Column messages */

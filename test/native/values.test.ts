@@ -275,6 +275,15 @@ describe("counts and row ids", () => {
     db.database.close();
   });
 
+  it("leave out what a virtual table does when it is made", () => {
+    const db = open();
+    for (const sql of ["CREATE VIRTUAL TABLE f USING fts5(x)", "CREATE VIRTUAL TABLE r USING rtree(id, x0, x1)"])
+      same(db.bytes(statement(sql)), empty());
+    same(db.bytes(statement("INSERT INTO f VALUES ('a')")), empty({ rowsAffected: 1n, lastInsertRowid: 1n }));
+    same(db.bytes(statement("DROP TABLE f")), empty());
+    db.database.close();
+  });
+
   it("come with RETURNING", () => {
     const db = open();
     db.run("CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT)");
