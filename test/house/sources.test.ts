@@ -11,6 +11,8 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
   failure: [],
   settings: [],
   observe: [],
+  ltx: ["failure"],
+  objects: ["clock.ts"],
   sqlite: ["clock.ts", "failure"],
   engine: ["clock.ts", "failure", "sqlite"],
   transport: ["clock.ts"],
