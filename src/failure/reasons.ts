@@ -159,7 +159,7 @@ export const reasons = {
   CONSTRAINT_VIOLATED: entry(
     "FAILED_PRECONDITION",
     "never",
-    "a {constraint} constraint failed: {sqliteMessage}",
+    "a constraint is not met: {sqliteMessage}",
     "constraint",
     "table",
     "columns",
