@@ -24,6 +24,7 @@ import type { Clock } from "./clock.ts";
 import type { Engine } from "./engine/engine.ts";
 import { openEngine } from "./engine/local-engine.ts";
 import { Failure } from "./failure/failure.ts";
+import { traceIdOf } from "./observe/call.ts";
 import { callLogger, type Log } from "./observe/log.ts";
 import { createMetrics, METRICS_CONTENT_TYPE } from "./observe/metrics.ts";
 import { publicLimits, type Settings } from "./settings/settings.ts";
@@ -88,6 +89,7 @@ export async function buildServer(settings: Settings, dependencies: ServerDepend
         if (drainDelayMs > 0) {
           await new Promise<void>((done) => clock.after(drainDelayMs, done));
         }
+        health.end();
         await transport.drain({
           callsMs: drainCallsMs,
           socketsMs: drainSocketsMs,
@@ -163,7 +165,13 @@ function openPort(
     },
     toConnectError: createToConnectError({
       newErrorId: () => Buffer.from(randomBytes(8)).toString("hex"),
-      onInternal: (errorId, error) => log.error("a call failed for an unforeseen reason", { errorId, error }),
+      onInternal: (errorId, error, call) =>
+        log.error("a call failed for an unforeseen reason", {
+          errorId,
+          method: `${call.method.parent.typeName}/${call.method.name}`,
+          traceId: traceIdOf(call.requestHeader("traceparent")),
+          error,
+        }),
     }),
     jsonOptions: { registry: createRegistry(file_google_rpc_error_details) },
     pages: pages({

@@ -12,6 +12,7 @@ import { type OperationError, OperationErrorSchema } from "../../gen/persisto/v1
 import { Failure } from "../failure/failure.ts";
 import type { StatusCode } from "../failure/reasons.ts";
 import { CallCancelled } from "../sqlite/executor.ts";
+import type { RawCall } from "../transport/transport.ts";
 
 /** `ErrorInfo.domain` of every error that Persisto raises. */
 export const errorDomain = "persisto.v1";
@@ -25,14 +26,14 @@ const violationCountMax = 16;
 export interface ErrorReporting {
   /** A fresh id, shown to the caller and logged beside the cause. */
   readonly newErrorId: () => string;
-  readonly onInternal: (errorId: string, cause: unknown) => void;
+  readonly onInternal: (errorId: string, cause: unknown, call: RawCall) => void;
 }
 
 /** Turns anything thrown into the error that is sent. ConnectErrors pass as they are: they are the transport's own. */
-export type ToConnectError = (error: unknown) => ConnectError;
+export type ToConnectError = (error: unknown, call: RawCall) => ConnectError;
 
 export function createToConnectError(reporting: ErrorReporting): ToConnectError {
-  return (error) => {
+  return (error, call) => {
     if (error instanceof Failure && error.reason !== "INTERNAL") {
       return failureToConnectError(error);
     }
@@ -43,7 +44,7 @@ export function createToConnectError(reporting: ErrorReporting): ToConnectError 
       return new ConnectError("the call was cancelled", Code.Canceled);
     }
     const errorId = reporting.newErrorId();
-    reporting.onInternal(errorId, error);
+    reporting.onInternal(errorId, error, call);
     return failureToConnectError(new Failure("INTERNAL", { errorId }));
   };
 }

@@ -1,6 +1,7 @@
 /** grpc.health.v1: whether calls are served, for balancers and orchestrators. */
 import { Code, ConnectError, type ServiceImpl } from "@connectrpc/connect";
 import { type Health, HealthCheckResponse_ServingStatus as ServingStatus } from "../../gen/health/v1/health_pb.js";
+import { Failure } from "../failure/failure.ts";
 
 const watcherCountMax = 1000;
 
@@ -9,6 +10,7 @@ export class HealthState {
   readonly #names: ReadonlySet<string>;
   readonly #watchers = new Set<() => void>();
   #isServing = false;
+  #isOver = false;
 
   constructor(serviceNames: Iterable<string>) {
     this.#names = new Set(["", ...serviceNames]);
@@ -28,6 +30,14 @@ export class HealthState {
     }
   }
 
+  /** The server takes no more calls: watches end when they have told the last change. */
+  end(): void {
+    this.#isOver = true;
+    for (const wake of this.#watchers) {
+      wake();
+    }
+  }
+
   get names(): Iterable<string> {
     return this.#names;
   }
@@ -40,7 +50,7 @@ export class HealthState {
     return this.#isServing ? ServingStatus.SERVING : ServingStatus.NOT_SERVING;
   }
 
-  /** The status now and at each change, until the signal. Changes that nobody has read yet are told as one. */
+  /** The status now and at each change, until the signal or the server's end. Changes that nobody has read yet are told as one. */
   async *watch(name: string, signal: AbortSignal): AsyncGenerator<ServingStatus> {
     if (this.#watchers.size >= watcherCountMax) {
       throw new ConnectError(`more than ${watcherCountMax} watchers; use Check`, Code.ResourceExhausted);
@@ -56,6 +66,8 @@ export class HealthState {
         if (status !== told) {
           told = status;
           yield status;
+        } else if (this.#isOver) {
+          throw new Failure("SHUTTING_DOWN");
         } else {
           await changed.promise;
           changed = Promise.withResolvers<void>();

@@ -11,7 +11,7 @@ const deadlineGraceMs = 100;
 
 export class CallBook {
   readonly clock: Clock;
-  readonly toConnectError: (error: unknown) => ConnectError;
+  readonly toConnectError: TransportOptions["toConnectError"];
   readonly #onCallEnd: ((record: CallRecord) => void) | undefined;
   readonly #readTimeoutMs: number;
   readonly #writeTimeoutMs: number;

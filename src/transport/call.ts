@@ -173,7 +173,7 @@ export abstract class Call implements RawCall {
       this.code = ended.code;
       return ended;
     }
-    const mapped = writable(this.#book.toConnectError(error));
+    const mapped = writable(this.#book.toConnectError(error, this));
     this.code = mapped.code;
     return mapped;
   }

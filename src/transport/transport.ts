@@ -96,7 +96,7 @@ export interface TransportOptions {
   /** What calls of those methods throw; a ConnectError with the method's name when undefined. */
   readonly unimplemented?: ((method: DescMethod) => unknown) | undefined;
   /** Any thrown thing to the status that is sent. Not asked when the client has left. */
-  readonly toConnectError: (error: unknown) => ConnectError;
+  readonly toConnectError: (error: unknown, call: RawCall) => ConnectError;
   /** Around typed methods, and around raw ones outside the own path. */
   readonly interceptors?: readonly Interceptor[] | undefined;
   readonly jsonOptions?: Partial<JsonReadOptions & JsonWriteOptions> | undefined;

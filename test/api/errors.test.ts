@@ -10,12 +10,14 @@ import {
   PreconditionFailureSchema,
   RetryInfoSchema,
 } from "../../gen/google/rpc/error_details_pb.js";
+import { DatabaseService } from "../../gen/persisto/v1/database_service_pb.js";
 import { ErrorReasonSchema } from "../../gen/persisto/v1/error_reason_pb.js";
 import { OperationErrorSchema } from "../../gen/persisto/v1/operation_pb.js";
 import { codes, createToConnectError, failureToConnectError, failureToOperationError } from "../../src/api/errors.ts";
 import { Failure, fieldInvalid } from "../../src/failure/failure.ts";
 import { type Reason, type ReasonEntry, reasons } from "../../src/failure/reasons.ts";
 import { CallCancelled } from "../../src/sqlite/executor.ts";
+import type { RawCall } from "../../src/transport/transport.ts";
 
 const allReasons = Object.keys(reasons) as Reason[];
 
@@ -129,13 +131,15 @@ describe("failureToOperationError()", () => {
 });
 
 describe("createToConnectError()", () => {
+  const call = { method: DatabaseService.method.read } as unknown as RawCall;
+
   function recording() {
     const logged: unknown[][] = [];
-    const convert = createToConnectError({
+    const toConnectError = createToConnectError({
       newErrorId: () => `id-${logged.length}`,
       onInternal: (...entry) => logged.push(entry),
     });
-    return { convert, logged };
+    return { convert: (error: unknown) => toConnectError(error, call), logged };
   }
 
   it("hides an unforeseen error behind an id under which the cause is logged", () => {
@@ -146,14 +150,14 @@ describe("createToConnectError()", () => {
     expect(error.rawMessage).toContain("id-0");
     expect(error.rawMessage).not.toContain("secret");
     expect(error.findDetails(ErrorInfoSchema)).toMatchObject([{ reason: "INTERNAL", metadata: { errorId: "id-0" } }]);
-    expect(logged).toEqual([["id-0", cause]]);
+    expect(logged).toEqual([["id-0", cause, call]]);
   });
 
   it("gives an id to defects that were found as such", () => {
     const { convert, logged } = recording();
     const defect = new Failure("INTERNAL", {}, { cause: new Error("executor sent nonsense") });
     expect(convert(defect).findDetails(ErrorInfoSchema)[0]?.metadata).toEqual({ errorId: "id-0" });
-    expect(logged).toEqual([["id-0", defect]]);
+    expect(logged).toEqual([["id-0", defect, call]]);
   });
 
   it("passes the transport's own errors, and turns a cancelled call into canceled", () => {
@@ -167,6 +171,6 @@ describe("createToConnectError()", () => {
   it.each([undefined, null, "text", 7, { code: 3 }])("takes %s for a defect too", (thrown) => {
     const { convert, logged } = recording();
     expect(convert(thrown).code).toBe(Code.Internal);
-    expect(logged).toEqual([["id-0", thrown]]);
+    expect(logged).toEqual([["id-0", thrown, call]]);
   });
 });

@@ -33,6 +33,19 @@ describe("HealthState", () => {
     await expect(waiting).rejects.toMatchObject({ code: Code.Canceled });
   });
 
+  it("ends watches at the server's end, when they have told the last change", async () => {
+    const state = new HealthState([]);
+    state.setServing(true);
+    const { signal } = new AbortController();
+    const watch = state.watch("", signal);
+    expect((await watch.next()).value).toBe(ServingStatus.SERVING);
+    const waiting = watch.next();
+    state.setServing(false);
+    state.end();
+    expect((await waiting).value).toBe(ServingStatus.NOT_SERVING);
+    await expect(watch.next()).rejects.toMatchObject({ reason: "SHUTTING_DOWN" });
+  });
+
   it("has room for a thousand watchers, and again for one when one leaves", async () => {
     const state = new HealthState([]);
     const { signal } = new AbortController();
