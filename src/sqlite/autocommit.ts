@@ -34,8 +34,13 @@ export class Autocommit {
     const { native } = this.#execution;
     const { writer } = this.#execution.database();
     if (writer === undefined) return 0;
-    // SQLite tells of that commit behind the next statement that ends well.
-    writer.database.exec("SELECT 1 WHERE 0");
+    try {
+      // SQLite tells of that commit behind the next statement that ends well.
+      writer.database.exec("SELECT 1 WHERE 0");
+    } catch {
+      // Then it cannot be told, and counts as one.
+      return DONE_COMMITTED;
+    }
     const commits = native.commits(writer.native);
     if (commits === writer.commits) return 0;
     writer.commits = commits;
