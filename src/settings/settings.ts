@@ -86,7 +86,7 @@ export function isLoopback(host: string): boolean {
 
 function contradictory(settings: Settings): string[] {
   const problems: string[] = [];
-  const { server, executors, calls, engine, storage } = settings;
+  const { server, transport, executors, calls, engine, storage } = settings;
   if (!isLoopback(server.host) && !server.allowUnauthenticated) {
     problems.push(
       `SERVER_HOST ${server.host} can be reached from other machines, and this server does not authenticate callers: ` +
@@ -99,6 +99,12 @@ function contradictory(settings: Settings): string[] {
   if (server.tlsClientCaPath !== undefined && server.tlsCertificatePath === undefined) {
     problems.push("SERVER_TLS_CLIENT_CA_PATH needs SERVER_TLS_CERTIFICATE_PATH and SERVER_TLS_KEY_PATH");
   }
+  if (server.drainCallsMs > server.drainSocketsMs) {
+    problems.push("SERVER_DRAIN_CALLS_SECONDS must not be greater than SERVER_DRAIN_SOCKETS_SECONDS");
+  }
+  if (calls.resultBytesMax > transport.writeBytesMax) {
+    problems.push("LIMIT_RESULT_BYTES must not be greater than SERVER_WRITE_BYTES_MAX");
+  }
   if (executors.executorCountMin > executors.executorCountMax) {
     problems.push("EXECUTOR_COUNT_MIN must not be greater than EXECUTOR_COUNT_MAX");
   }
@@ -107,6 +113,11 @@ function contradictory(settings: Settings): string[] {
   }
   if (engine.transactionIdleMsMax > engine.transactionTotalMsMax) {
     problems.push("SETTINGS_TRANSACTION_IDLE_SECONDS must not be greater than SETTINGS_TRANSACTION_TOTAL_SECONDS");
+  }
+  if (engine.checkpointFrames > engine.checkpointPauseFrames || engine.checkpointPauseFrames > engine.walFramesMax) {
+    problems.push(
+      "SETTINGS_CHECKPOINT_FRAMES_COUNT, SETTINGS_CHECKPOINT_PAUSE_FRAMES_COUNT and LIMIT_WAL_FRAMES_COUNT must be in rising order",
+    );
   }
   if ((engine.pageBytes & (engine.pageBytes - 1)) !== 0) {
     problems.push(`SETTINGS_PAGE_BYTES must be a power of two, not ${engine.pageBytes}`);

@@ -4,7 +4,7 @@
  */
 import type { IncomingHttpHeaders, OutgoingHttpHeaders } from "node:http";
 import { constants, type ServerHttp2Stream } from "node:http2";
-import type { DescMessage } from "@bufbuild/protobuf";
+import { type DescMessage, fromBinary, type Message } from "@bufbuild/protobuf";
 import {
   Code,
   ConnectError,
@@ -254,7 +254,7 @@ class OwnCall extends Call {
       contextValues: createContextValues().set(callKey, this),
     });
     const work = async () => {
-      const input = typed.serialization.getI(true).parse(bytes);
+      const input = parse(this.method.input, bytes);
       const output = await invokeUnaryImplementation(typed.spec as never, context, input, connect.interceptors);
       return typed.serialization.getO(true).serialize(output);
     };
@@ -451,6 +451,22 @@ class OwnCall extends Call {
       ...fields,
       ...(compression === undefined ? {} : { "grpc-encoding": compression.name }),
     };
+  }
+}
+
+/** Connect would call it INTERNAL, which is for defects of the server. */
+function parse(desc: DescMessage, bytes: Uint8Array): Message {
+  try {
+    return fromBinary(desc, bytes);
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    throw new ConnectError(
+      `the request is not a protobuf message: ${reason}`,
+      Code.InvalidArgument,
+      undefined,
+      undefined,
+      error,
+    );
   }
 }
 

@@ -145,6 +145,10 @@ describe("loadSettings()", () => {
   it.each([
     [{ SERVER_TLS_KEY_PATH: "k.pem" }, "set together"],
     [{ SERVER_TLS_CLIENT_CA_PATH: "ca.pem" }, "needs SERVER_TLS_CERTIFICATE_PATH"],
+    [{ SERVER_DRAIN_CALLS_SECONDS: "26" }, "not be greater"],
+    [{ LIMIT_RESULT_BYTES: "5MiB" }, "not be greater"],
+    [{ SETTINGS_CHECKPOINT_FRAMES_COUNT: "5000" }, "rising order"],
+    [{ LIMIT_WAL_FRAMES_COUNT: "3000" }, "rising order"],
     [{ EXECUTOR_COUNT_MIN: "4", EXECUTOR_COUNT_MAX: "2" }, "not be greater"],
     [{ SETTINGS_STATEMENT_TIMEOUT_SECONDS: "400" }, "not be greater"],
     [{ SETTINGS_TRANSACTION_IDLE_SECONDS: "31" }, "not be greater"],
