@@ -133,7 +133,7 @@ function openPort(
   const metrics = createMetrics({
     executors: () => executors.stats(),
     engine: () => engine.stats(),
-    transport: () => transport ?? { connections: 0, callsActive: 0 },
+    transport: () => transport ?? { connections: 0, callsActive: 0, bytesHeld: 0 },
   });
   const starting = startTransport({
     host: server.host,

@@ -22,7 +22,7 @@ export interface MetricSources {
     readonly checkpoints: number;
     readonly openTransactions: number;
   };
-  transport(): { readonly connections: number; readonly callsActive: number };
+  transport(): { readonly connections: number; readonly callsActive: number; readonly bytesHeld: number };
 }
 
 export interface Metrics {
@@ -111,6 +111,7 @@ function readSources(sources: MetricSources): Figure[] {
   return [
     ["persisto_connections", "gauge", "Open client connections.", transport.connections],
     ["persisto_calls_active", "gauge", "Calls under way.", transport.callsActive],
+    ["persisto_call_bytes", "gauge", "Requests and unary answers in memory.", transport.bytesHeld],
     ["persisto_executors", "gauge", "Executor processes.", executors.executors],
     ["persisto_executors_busy", "gauge", "Executor processes that run a statement.", executors.busy],
     ["persisto_executor_calls_waiting", "gauge", "Calls that wait for an executor.", executors.waitingCalls],

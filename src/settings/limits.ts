@@ -8,6 +8,12 @@ import { bytes, count, seconds } from "./setting.ts";
 export const transportLimits = {
   readBytesMax: bytes("SERVER_READ_BYTES_MAX", "4MiB", { min: "1KiB", max: "64MiB" }, "Largest request message."),
   writeBytesMax: bytes("SERVER_WRITE_BYTES_MAX", "4MiB", { min: "64KiB", max: "64MiB" }, "Largest response message."),
+  bytesHeldMax: bytes(
+    "SERVER_HELD_BYTES_MAX",
+    "512MiB",
+    { min: "1MiB", max: "1TiB" },
+    "Requests and unary answers in the server's memory, over all calls; beyond it requests are answered UNAVAILABLE.",
+  ),
   readTimeoutMs: seconds(
     "SERVER_READ_TIMEOUT_SECONDS",
     10,

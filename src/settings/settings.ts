@@ -105,6 +105,9 @@ function contradictory(settings: Settings): string[] {
   if (calls.resultBytesMax > transport.writeBytesMax) {
     problems.push("LIMIT_RESULT_BYTES must not be greater than SERVER_WRITE_BYTES_MAX");
   }
+  if (transport.readBytesMax > transport.bytesHeldMax) {
+    problems.push("SERVER_READ_BYTES_MAX must not be greater than SERVER_HELD_BYTES_MAX");
+  }
   if (executors.executorCountMin > executors.executorCountMax) {
     problems.push("EXECUTOR_COUNT_MIN must not be greater than EXECUTOR_COUNT_MAX");
   }

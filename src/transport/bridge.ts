@@ -64,6 +64,13 @@ export async function serveByConnect(
   if (isGet || method.methodKind === "client_streaming" || method.methodKind === "bidi_streaming") {
     call.phase = "running";
   } else {
+    exchange.body.onBytes = () => {
+      try {
+        call.holdRequest(exchange.body.bytes);
+      } catch (error) {
+        call.end(ConnectError.from(error));
+      }
+    };
     exchange.body.onEnd = () => {
       if (call.phase === "receiving") call.phase = "running";
     };
@@ -123,6 +130,7 @@ async function answer(
       last = piece.value;
       const bytes = text ? encodeText(last) : last;
       call.responseBytes += bytes.length;
+      if (!isStream(call)) call.holdAnswer(bytes.length);
       await writeAll(exchange, bytes, (waiting) => call.setStalled(waiting));
       piece = await iterator?.next();
     }

@@ -20,6 +20,8 @@ export class CallBook {
    * the calls of its time. One of them in the old generation keeps every later call from being collected young.
    */
   readonly #live: Call[] = [];
+  readonly #bytesHeldMax: number;
+  #bytesHeld = 0;
   #stopSweep: (() => void) | undefined = undefined;
 
   constructor(options: TransportOptions) {
@@ -28,10 +30,24 @@ export class CallBook {
     this.#onCallEnd = options.onCallEnd;
     this.#readTimeoutMs = options.limits.readTimeoutMs;
     this.#writeTimeoutMs = options.limits.writeTimeoutMs;
+    this.#bytesHeldMax = options.limits.bytesHeldMax;
   }
 
   get active(): number {
     return this.#live.length;
+  }
+
+  get bytesHeld(): number {
+    return this.#bytesHeld;
+  }
+
+  /** Counts bytes that a call keeps in memory until its end; false when all calls together keep too many. */
+  hold(call: Call, bytes: number): boolean {
+    if (this.#live[call.place] === call) {
+      call.bytesHeld += bytes;
+      this.#bytesHeld += bytes;
+    }
+    return this.#bytesHeld <= this.#bytesHeldMax;
   }
 
   /** True when somebody reads the records. */
@@ -48,6 +64,7 @@ export class CallBook {
   remove(call: Call): void {
     const { place } = call;
     if (this.#live[place] !== call) return;
+    this.#bytesHeld -= call.bytesHeld;
     const last = this.#live.pop();
     if (last === undefined || last === call) return;
     last.place = place;

@@ -1,7 +1,7 @@
 /** One RPC from its headers to the end of its stream, whatever the protocol. */
 import { type IncomingHttpHeaders, validateHeaderName, validateHeaderValue } from "node:http";
 import type { DescMethod } from "@bufbuild/protobuf";
-import type { ConnectError } from "@connectrpc/connect";
+import { Code, ConnectError } from "@connectrpc/connect";
 import type { CallBook } from "./call-book.ts";
 import type { HeaderFields } from "./exchange.ts";
 import { ignore } from "./ignore.ts";
@@ -38,6 +38,8 @@ export abstract class Call implements RawCall {
   /** `progress()` when it was last looked at. */
   progressSeen = -1;
   requestBytes = 0;
+  /** What its book has counted for it. */
+  bytesHeld = 0;
   responseBytes = 0;
   /** The status that was decided, 0 for OK. */
   code: number | undefined = undefined;
@@ -131,6 +133,18 @@ export abstract class Call implements RawCall {
     if (wish === undefined) return;
     this.deadlineAtMs = this.startMs + wish.ms;
     this.deadlineClamped = wish.clamped;
+  }
+
+  /** Counts the request, of which so many bytes are in memory now; throws when the server holds too many. */
+  holdRequest(bytes: number): void {
+    const more = bytes - this.bytesHeld;
+    if (more <= 0 || this.#book.hold(this, more)) return;
+    throw new ConnectError("the server holds as many bytes of requests as it may; try again", Code.Unavailable);
+  }
+
+  /** Counts an answer: it is there, so only requests after it are refused. */
+  holdAnswer(bytes: number): void {
+    this.#book.hold(this, bytes);
   }
 
   /** The reader keeps the answer waiting, or no longer. */

@@ -99,7 +99,7 @@ export class Http2Exchange implements Exchange {
   }
 
   reset(): void {
-    this.#stream.close(constants.NGHTTP2_CANCEL);
+    cancelStream(this.#stream);
   }
 
   progress(): number {
@@ -125,6 +125,7 @@ export class Http2Exchange implements Exchange {
   }
 
   #release(): void {
+    this.body.stop();
     releaseStream(this.#stream);
   }
 }
@@ -134,10 +135,18 @@ export class Http2Exchange implements Exchange {
  * it a client that waits for flow control on this stream waits for good.
  */
 export function releaseStream(stream: ServerHttp2Stream): void {
-  if (stream.readableEnded || stream.closed) return;
+  if (stream.readableEnded || stream.destroyed) return;
   setImmediate(() => {
-    if (!stream.closed && !stream.readableEnded) stream.close(constants.NGHTTP2_NO_ERROR);
+    if (stream.destroyed || stream.readableEnded) return;
+    stream.close(constants.NGHTTP2_NO_ERROR);
+    stream.resume(); // Node keeps it until what has arrived is read
   });
+}
+
+/** Ends the stream without an answer, or what is left of one that is closed and not gone. */
+export function cancelStream(stream: ServerHttp2Stream): void {
+  if (stream.closed) stream.destroy();
+  else stream.close(constants.NGHTTP2_CANCEL);
 }
 
 /** How much of an unwanted body is read before the connection is given up. */

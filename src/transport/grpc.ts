@@ -25,7 +25,7 @@ import {
 import { Call, type CallInit } from "./call.ts";
 import type { CallBook } from "./call-book.ts";
 import type { Connection } from "./connection.ts";
-import { type HeaderFields, releaseStream, writeBytesMax } from "./exchange.ts";
+import { cancelStream, type HeaderFields, releaseStream, writeBytesMax } from "./exchange.ts";
 import { frameOf, lengthOf, MessageReceiver, prefixLength, prefixOf, tooLarge } from "./grpc-message.ts";
 import { ignore } from "./ignore.ts";
 import type { ServedMethod } from "./methods.ts";
@@ -157,7 +157,7 @@ class OwnCall extends Call {
   }
 
   abandon(): void {
-    this.#stream.close(constants.NGHTTP2_CANCEL);
+    cancelStream(this.#stream);
   }
 
   progress(): number {
@@ -188,6 +188,7 @@ class OwnCall extends Call {
     if (this.phase !== "receiving") return;
     this.requestBytes += chunk.length;
     try {
+      this.holdRequest(this.requestBytes);
       this.#receiver.push(chunk);
     } catch (error) {
       this.#stream.pause();
@@ -218,6 +219,7 @@ class OwnCall extends Call {
     if (this.phase !== "running" || this.ended !== undefined) return;
     const { raw } = this.#own.served;
     try {
+      this.holdRequest(bytes.length); // more than was received when it was compressed
       if (raw === undefined) this.#runTyped(bytes);
       else if (raw.kind === "unary") this.#runUnary(raw, bytes);
       else void this.#runStream(raw, bytes);
@@ -300,6 +302,7 @@ class OwnCall extends Call {
     }
     this.#sendTrailersWhenWanted(context);
     this.responseBytes = prefixLength + length;
+    this.holdAnswer(length);
     this.code = 0;
     if (length <= writeBytesMax) {
       this.phase = "sending";

@@ -153,12 +153,16 @@ function copyFields(call: Call, context: HandlerContext): void {
 /** A typed method that calls a raw one. */
 function fromRaw(raw: RawMethod): UnaryWork | StreamWork {
   const { input, output } = raw.method;
-  const encode = (request: unknown) => toBinary(input, request as Message);
+  const encode = (request: unknown, call: Call) => {
+    const bytes = toBinary(input, request as Message);
+    call.holdRequest(bytes.length);
+    return bytes;
+  };
   if (raw.kind === "unary") {
     return async (request: unknown, context: HandlerContext) => {
       const call = callOf(context);
       try {
-        return toMessage(output, await raw.handle(encode(request), call), context);
+        return toMessage(output, await raw.handle(encode(request, call), call), context);
       } catch (error) {
         if (!(error instanceof NotModified) || !call.isGet) throw error;
         call.notModified = true; // what is returned is not sent
@@ -167,7 +171,8 @@ function fromRaw(raw: RawMethod): UnaryWork | StreamWork {
     };
   }
   return async function* (request: unknown, context: HandlerContext) {
-    for await (const bytes of raw.handle(encode(request), callOf(context))) yield toMessage(output, [bytes], context);
+    const call = callOf(context);
+    for await (const bytes of raw.handle(encode(request, call), call)) yield toMessage(output, [bytes], context);
   };
 }
 

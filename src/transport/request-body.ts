@@ -11,6 +11,8 @@ interface Waiter {
 export class RequestBody implements AsyncIterableIterator<Uint8Array, undefined> {
   /** Bytes that were taken. */
   bytes = 0;
+  /** Called when `bytes` has grown. */
+  onBytes: (() => void) | undefined = undefined;
   /** Called when the last byte is there. */
   onEnd: (() => void) | undefined = undefined;
   readonly #source: Readable;
@@ -46,10 +48,7 @@ export class RequestBody implements AsyncIterableIterator<Uint8Array, undefined>
 
   /** Delivers nothing more. */
   stop(): void {
-    if (this.#state === "reading") {
-      this.#source.off("data", this.#onData);
-      this.#source.pause();
-    }
+    this.#letGo();
     if (this.#state !== "failed" && this.#state !== "ended") this.#state = "stopped";
     this.#queue.length = 0;
     this.#wake();
@@ -58,10 +57,17 @@ export class RequestBody implements AsyncIterableIterator<Uint8Array, undefined>
   /** Lets the reader see an error in place of the rest. */
   fail(error: ConnectError): void {
     if (this.#state === "ended" || this.#state === "failed") return;
+    this.#letGo();
     this.#state = "failed";
     this.#error = error;
     this.#queue.length = 0;
     this.#wake();
+  }
+
+  #letGo(): void {
+    if (this.#state !== "reading") return;
+    this.#source.off("data", this.#onData);
+    this.#source.pause();
   }
 
   readonly #onData = (chunk: Uint8Array): void => {
@@ -69,6 +75,7 @@ export class RequestBody implements AsyncIterableIterator<Uint8Array, undefined>
     this.#queue.push(chunk);
     if (this.#waiter === undefined) this.#source.pause();
     else this.#wake();
+    this.onBytes?.();
   };
 
   #start(): void {

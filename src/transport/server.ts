@@ -82,6 +82,9 @@ export async function startTransport(options: TransportOptions): Promise<Transpo
     get callsActive() {
       return book.active;
     },
+    get bytesHeld() {
+      return book.bytesHeld;
+    },
     async drain({ callsMs, socketsMs, endCalls }) {
       const startMs = clock.now();
       const left = (ms: number) => startMs + ms - clock.now();

@@ -128,6 +128,8 @@ export interface TlsOptions {
 export interface TransportLimits {
   readonly readBytesMax: number;
   readonly writeBytesMax: number;
+  /** Requests and unary answers in memory, over all calls: beyond it requests are refused as UNAVAILABLE. */
+  readonly bytesHeldMax: number;
   /** How long headers and a unary body may take to arrive. */
   readonly readTimeoutMs: number;
   /** How long an answer may make no progress because the reader does not read. */
@@ -153,6 +155,8 @@ export interface Transport {
   readonly port: number;
   readonly connections: number;
   readonly callsActive: number;
+  /** Requests and unary answers in memory. */
+  readonly bytesHeld: number;
   /**
    * Drains as api.md section 8 says: GOAWAY, no new calls, running ones end; those left after `callsMs` are ended by
    * `endCalls` (UNAVAILABLE), sockets after `socketsMs` are destroyed. Resolves when nothing is open.

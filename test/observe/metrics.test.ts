@@ -27,7 +27,7 @@ function metrics(): Metrics {
   return createMetrics({
     executors: () => executors,
     engine: () => engine,
-    transport: () => ({ connections: 1, callsActive: 2 }),
+    transport: () => ({ connections: 1, callsActive: 2, bytesHeld: 3 }),
   });
 }
 
@@ -90,6 +90,7 @@ describe("createMetrics()", () => {
     expect(found.get("persisto_databases_open")).toBe(9);
     expect(found.get("persisto_wal_bytes")).toBe(4096);
     expect(found.get("persisto_connections")).toBe(1);
+    expect(found.get("persisto_call_bytes")).toBe(3);
     expect(found.get('persisto_event_loop_lag_seconds{quantile="0.99"}')).toBeGreaterThanOrEqual(0);
     expect(found.get("process_resident_memory_bytes")).toBeGreaterThan(0);
   });

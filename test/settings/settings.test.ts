@@ -146,6 +146,7 @@ describe("loadSettings()", () => {
     [{ SERVER_TLS_KEY_PATH: "k.pem" }, "set together"],
     [{ SERVER_TLS_CLIENT_CA_PATH: "ca.pem" }, "needs SERVER_TLS_CERTIFICATE_PATH"],
     [{ SERVER_DRAIN_CALLS_SECONDS: "26" }, "not be greater"],
+    [{ SERVER_HELD_BYTES_MAX: "1MiB" }, "not be greater"],
     [{ LIMIT_RESULT_BYTES: "5MiB" }, "not be greater"],
     [{ SETTINGS_CHECKPOINT_FRAMES_COUNT: "5000" }, "rising order"],
     [{ LIMIT_WAL_FRAMES_COUNT: "3000" }, "rising order"],

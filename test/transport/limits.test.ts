@@ -72,6 +72,7 @@ describe.each([true, false])("limits on messages, own path %s", (ownPath) => {
     ] as const) {
       const answer = await rawGrpc(session, executePath, body, headers);
       expect(answer.headers["grpc-status"]).toBe(status(Code.ResourceExhausted));
+      await expect.poll(() => server.callsActive).toBe(0); // what was not read is let go of
     }
     session.close();
     await server.close();
@@ -157,6 +158,43 @@ describe.each([true, false])("limits on messages, own path %s", (ownPath) => {
     expect(large.body.length).toBeLessThan(1_000);
     expect((await ask(5_000, accept)).body[0]).toBe(0);
     expect((await ask(20_000, {})).body[0]).toBe(0);
+    session.close();
+    await server.close();
+  });
+
+  it("requests that would fill the memory are refused as UNAVAILABLE, and no others later", async () => {
+    const gate = deferred();
+    const server = await startTestTransport({
+      ownPath,
+      limits: { bytesHeldMax: 1_000_000 },
+      methods: {
+        execute: async () => {
+          await gate.promise;
+          return {};
+        },
+      },
+    });
+    const session = await rawHttp2(server.baseUrl);
+    const half = envelope(executeBytes({ statement: { sql: "x".repeat(400_000) } }));
+    const held = [rawGrpc(session, executePath, half), rawGrpc(session, executePath, half)];
+    await expect.poll(() => server.bytesHeld).toBeGreaterThan(800_000);
+    const json = JSON.stringify({ statement: { sql: "x".repeat(400_000) } });
+    expect((await rawGrpc(session, executePath, half)).headers["grpc-status"]).toBe(status(Code.Unavailable));
+    const packed = envelope(gzipSync(half.subarray(5)), 1);
+    const bomb = await rawGrpc(session, executePath, packed, { "grpc-encoding": "gzip" });
+    expect(bomb.headers["grpc-status"]).toBe(status(Code.Unavailable));
+    const post = () =>
+      fetch(`${server.baseUrl}${executePath}`, {
+        method: "POST",
+        headers: { "content-type": "application/json" },
+        body: json,
+      });
+    expect((await post()).status).toBe(503);
+    gate.resolve();
+    for (const answer of await Promise.all(held)) expect(answer.trailers["grpc-status"]).toBe("0");
+    await expect.poll(() => server.bytesHeld).toBe(0);
+    expect((await post()).status).toBe(200);
+    await expect.poll(() => server.bytesHeld).toBe(0);
     session.close();
     await server.close();
   });

@@ -28,6 +28,7 @@ import type {
 export const testLimits: TransportLimits = {
   readBytesMax: 4 * 1024 * 1024,
   writeBytesMax: 4 * 1024 * 1024,
+  bytesHeldMax: 1024 * 1024 * 1024,
   readTimeoutMs: 10_000,
   writeTimeoutMs: 10_000,
   idleTimeoutMs: 120_000,
@@ -104,6 +105,9 @@ export async function startTestTransport(options: TestOptions = {}): Promise<Tes
     },
     get connections() {
       return transport.connections;
+    },
+    get bytesHeld() {
+      return transport.bytesHeld;
     },
     get callsActive() {
       return transport.callsActive;
