@@ -1,6 +1,8 @@
 /** The program: settings, executors, server; then waits for the signal to end. */
 import { randomBytes } from "node:crypto";
+import { availableParallelism } from "node:os";
 import { resolve } from "node:path";
+import { setFlagsFromString } from "node:v8";
 import { systemClock } from "./clock.ts";
 import type { Log } from "./observe/log.ts";
 import { loadSettings, processEnvironment, type Settings, SettingsError } from "./settings/settings.ts";
@@ -11,6 +13,9 @@ const foreseen = new Set(["FolderInUseError", "CatalogVersionError", "Certificat
 
 /** A second signal that comes this soon is the first one again: npm passes on what the terminal has sent already. */
 const echoMs = 250;
+
+// Helpers of the young generation's collector wait by spinning; on few cores that is time taken from executors.
+if (availableParallelism() < 4) setFlagsFromString("--no-parallel-scavenge");
 
 try {
   await main();

@@ -204,8 +204,6 @@ export class Pipeline {
     this.#bytes += call.bytes;
     this.lastUsedMs = nowMs;
     this.#writeCall(call, id, nowMs);
-    // An executor that has nothing to do begins at once; the other calls of this turn go together.
-    if (this.#count === 1) this.#writer.flush();
   }
 
   /** True while the first call is neither answered nor over: an answer may be on its way. */
