@@ -1,7 +1,8 @@
 /** The program: settings, executors, server; then waits for the signal to end. */
 import { randomBytes } from "node:crypto";
+import { enableCompileCache, flushCompileCache } from "node:module";
 import { availableParallelism } from "node:os";
-import { resolve } from "node:path";
+import { join, resolve } from "node:path";
 import { setFlagsFromString } from "node:v8";
 import { systemClock } from "./clock.ts";
 import type { Log } from "./observe/log.ts";
@@ -36,6 +37,8 @@ async function main(): Promise<void> {
   });
   // Reported where it is awaited; until then it must not count as unhandled.
   executorsStarting.catch(() => undefined);
+  // What is loaded from here on is compiled at the first start, not at every one. Without a place for it nothing is kept.
+  enableCompileCache(join(settings.storage.localDirectoryPath, "compile-cache"));
   const [{ openLog }, { buildServer }] = await Promise.all([import("./observe/log.ts"), import("./server.ts")]);
   const log = await openLog(settings.logging);
   logOpening.resolve(log);
@@ -83,6 +86,8 @@ async function main(): Promise<void> {
   }
   // Who reads it may send a signal at once.
   announce(settings, server.port, log);
+  // Node would write it at an orderly end only.
+  setImmediate(flushCompileCache);
 }
 
 function announce({ server, storage }: Settings, port: number, log: Log): void {
