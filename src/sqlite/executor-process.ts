@@ -1,6 +1,6 @@
 /** Executors as child processes: a socket pair, a shared page, and the process's life. */
 import { spawn } from "node:child_process";
-import { closeSync, existsSync, openSync, unlinkSync, writeSync } from "node:fs";
+import { closeSync, existsSync, openSync, unlinkSync, writeFileSync, writeSync } from "node:fs";
 import type { Socket } from "node:net";
 import { constants, getPriority, setPriority, tmpdir } from "node:os";
 import { extname, join } from "node:path";
@@ -88,15 +88,14 @@ export function processLinks(options: ExecutorsOptions, native: SharedPages): Op
       },
       setBackground(on) {
         if (child.pid === undefined || over) return true;
+        const priority = on ? Math.min(constants.priority.PRIORITY_LOW, ownPriority + BACKGROUND_STEP) : ownPriority;
         try {
-          setPriority(
-            child.pid,
-            on ? Math.min(constants.priority.PRIORITY_LOW, ownPriority + BACKGROUND_STEP) : ownPriority,
-          );
+          setPriority(child.pid, priority);
+          setGroupPriority(child.pid, priority);
           return true;
         } catch (error) {
           // It has just died, or this user may lower priorities and not raise them.
-          if (error instanceof Error && "code" in error) return error.code === "ERR_SYSTEM_ERROR" && over;
+          if (error instanceof Error && "code" in error) return over;
           throw error;
         }
       },
@@ -109,6 +108,22 @@ export function processLinks(options: ExecutorsOptions, native: SharedPages): Op
     };
   };
 }
+
+/**
+ * Linux may share the processor between sessions first (sched_autogroup), and only then between the processes of one.
+ * Executors have sessions of their own, where priorities alone would change nothing.
+ */
+function setGroupPriority(pid: number, priority: number): void {
+  try {
+    writeFileSync(`/proc/${pid}/autogroup`, `${priority}`);
+  } catch (error) {
+    if (!(error instanceof Error && "code" in error && typeof error.code === "string" && withoutGroups.has(error.code)))
+      throw error;
+  }
+}
+
+/** No such system, no such file, groups switched off, a file that cannot be written. */
+const withoutGroups: ReadonlySet<string> = new Set(["ENOENT", "EINVAL", "EROFS", "ENOTSUP", "EACCES"]);
 
 function defaultProgramPath(): string {
   return fileURLToPath(new URL(`./program${extname(import.meta.url)}`, import.meta.url));
