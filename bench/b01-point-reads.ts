@@ -55,7 +55,7 @@ async function run(bench: Bench): Promise<BenchmarkResult> {
       frame,
       connections: 8,
       streams: 16,
-      seconds: round === 0 ? 1 : bench.short ? 1 : 2,
+      seconds: round === 0 ? 3 : bench.short ? 1 : 2,
       answerBytes: target.answerBytes,
     });
     if (round === 0) return;
