@@ -67,8 +67,8 @@ export class Peer {
       this.#errors.push(line);
       if (this.#errors.length > 20) this.#errors.shift();
     });
-    this.#child.on("close", () => {
-      const error = new Error(`${this.#name} ended: ${this.#errors.join("\n")}`);
+    this.#child.on("close", (code, signal) => {
+      const error = new Error(`${this.#name} ended (${signal ?? code}): ${this.#errors.join("\n")}`);
       for (const waiter of this.#waiting.splice(0)) waiter.fail(error);
     });
   }
