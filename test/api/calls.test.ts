@@ -221,7 +221,7 @@ describe("a restart", () => {
 
 describe("a drain", () => {
   it("lets a running call end, answers the endless ones SHUTTING_DOWN, and refuses new ones", async () => {
-    const drain = { SERVER_DRAIN_CALLS_SECONDS: "10", SERVER_DRAIN_SOCKETS_SECONDS: "5" };
+    const drain = { SERVER_DRAIN_CALLS_SECONDS: "10", SERVER_DRAIN_SOCKETS_SECONDS: "12" };
     const testServer = await startTestServer({ EXECUTOR_COUNT_MIN: "2", ...drain });
     const api = openClients("grpc h2", testServer.port);
     try {
