@@ -66,6 +66,7 @@ export function failureToConnectError(failure: Failure): ConnectError {
 
 /** gRPC's number of each status. */
 export const codes: Readonly<Record<StatusCode, Code>> = {
+  CANCELLED: Code.Canceled,
   UNKNOWN: Code.Unknown,
   INVALID_ARGUMENT: Code.InvalidArgument,
   DEADLINE_EXCEEDED: Code.DeadlineExceeded,

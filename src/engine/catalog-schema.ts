@@ -28,4 +28,20 @@ export const catalogSteps: readonly string[] = [
   CREATE INDEX databases_by_last_access_time ON databases (last_access_time_ms, id);
   CREATE INDEX databases_by_size ON databases (size_bytes, id);
   `,
+  `
+  CREATE TABLE operations (
+    id TEXT PRIMARY KEY,
+    database TEXT NOT NULL,
+    kind INTEGER NOT NULL,
+    bytes_done INTEGER NOT NULL,
+    bytes_total INTEGER NOT NULL,
+    create_time_ms INTEGER NOT NULL,
+    end_time_ms INTEGER,
+    error TEXT,
+    request TEXT,
+    input TEXT
+  ) STRICT;
+
+  CREATE INDEX operations_by_database ON operations (database, id);
+  `,
 ];

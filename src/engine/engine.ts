@@ -1,5 +1,13 @@
 /** Where databases live: the interface between the API and everything below. Speaks plain values, no protobuf messages. */
-import type { CallOptions, ExecutorTransaction, QueryCursor, QueryOptions, RequestRecord } from "../sqlite/executor.ts";
+import type { Failure } from "../failure/failure.ts";
+import type {
+  CallOptions,
+  Cancel,
+  ExecutorTransaction,
+  QueryCursor,
+  QueryOptions,
+  RequestRecord,
+} from "../sqlite/executor.ts";
 
 /** A point in a database's history; see persisto.v1.Position. */
 export interface Position {
@@ -78,6 +86,123 @@ export interface EngineTransaction {
   onExpired(listener: (failure: Error) => void): void;
 }
 
+/** A tier and its use; see persisto.v1.StageStatus. */
+export interface StageInfo {
+  readonly stage: StageName;
+  /** As the settings name it. */
+  readonly displayName: string;
+  /** What it may hold: the budget of the settings, or what the disk has; undefined when it has no known bound. */
+  readonly capacityBytes: bigint | undefined;
+  readonly usedBytes: bigint;
+  /** Databases that the policy has placed there. */
+  readonly databaseCount: bigint;
+  /** False while the tier does not answer, or takes nothing more. */
+  readonly healthy: boolean;
+}
+
+/** Bytes of one database in one tier. */
+export interface StageResidencyInfo {
+  readonly stage: StageName;
+  readonly residentBytes: bigint;
+  /** Up to where this copy goes. */
+  readonly position: Position;
+}
+
+/** Keeps a database in a tier. */
+export interface PinInfo {
+  readonly stage: StageName;
+  /** Milliseconds since 1970; undefined: until UnpinDatabase. */
+  readonly expireTimeMs: number | undefined;
+}
+
+/** Where a database lives, and why; see persisto.v1.DatabaseStage. */
+export interface DatabaseStageInfo {
+  readonly database: string;
+  readonly stage: StageName;
+  /** Id of the operation that works on it. */
+  readonly operation: string | undefined;
+  /** Every tier that holds bytes of it, closest first. */
+  readonly residencies: readonly StageResidencyInfo[];
+  /** A pin whose time is over is none. */
+  readonly pin: PinInfo | undefined;
+  /** One sentence. */
+  readonly placementReason: string;
+}
+
+export type OperationKindName = "promote" | "demote" | "sync" | "restore" | "fork";
+
+/** A piece of work as it stood at one moment; see persisto.v1.Operation. */
+export interface OperationInfo {
+  /** Ids of later operations are greater. */
+  readonly id: string;
+  /** The database worked on; of a fork, its source. */
+  readonly database: string;
+  readonly kind: OperationKindName;
+  readonly bytesDone: number;
+  /** 0 while it is not known. */
+  readonly bytesTotal: number;
+  /** Milliseconds since 1970. */
+  readonly createTimeMs: number;
+  /** Set with `done`. */
+  readonly endTimeMs: number | undefined;
+  readonly done: boolean;
+  /** Set when done without success. */
+  readonly error: Failure | undefined;
+}
+
+/** How long a call waits for the operation that it began or joined. Its end does not end the operation. */
+export interface OperationWait {
+  /** 0: only begins it. */
+  readonly waitMs: number;
+  /** Ends the wait early: the caller is gone. */
+  readonly cancel: Cancel | undefined;
+}
+
+export interface MoveInput {
+  readonly id: string;
+  /** Undefined: one tier closer (promote) or farther (demote). */
+  readonly target: StageName | undefined;
+  readonly wait: OperationWait;
+}
+
+export interface SyncInput {
+  readonly id: string;
+  /** Undefined: what is committed now. */
+  readonly upTo: Position | undefined;
+  /** `local`: on the local disk and flushed; `remote`: in the farthest tier. */
+  readonly durability: DurabilityLevel;
+  readonly wait: OperationWait;
+}
+
+/** A point in a database's history: a position, or what was stored at a time (milliseconds since 1970). */
+export type HistoryTarget =
+  | { readonly position: Position; readonly timeMs?: undefined }
+  | { readonly timeMs: number; readonly position?: undefined };
+
+export interface RestoreInput {
+  readonly id: string;
+  readonly target: HistoryTarget;
+  /** Undefined: whatever it is. */
+  readonly etag: string | undefined;
+  readonly request: RequestRecord | undefined;
+  readonly wait: OperationWait;
+}
+
+export interface ForkInput {
+  readonly id: string;
+  readonly newId: string;
+  /** Undefined: the newest state. */
+  readonly source: HistoryTarget | undefined;
+  readonly request: RequestRecord | undefined;
+  readonly wait: OperationWait;
+}
+
+export interface ListOperationsInput {
+  readonly pageSize: number;
+  readonly pageToken: string;
+  readonly filter: string;
+}
+
 export interface Engine {
   readonly sqliteVersion: string;
   createDatabase(input: CreateDatabaseInput): Promise<DatabaseInfo>;
@@ -129,8 +254,66 @@ export interface Engine {
     minPosition: Position | undefined,
     options: CallOptions,
   ): Promise<EngineTransaction>;
-  /** Where the database is now, without running anything: for ETags. DATABASE_NOT_FOUND as the others. */
+  /** Where the database is now, without running anything. DATABASE_NOT_FOUND as the others. */
   position(id: string): Position;
+  /**
+   * Text that differs whenever a read could give another answer: the lineage, this engine's own nonce, and a count of the
+   * commits. Many commits share a position, so positions cannot stand for contents. Without running anything.
+   */
+  version(id: string): string;
+
+  /** The tiers that this server has, closest first. */
+  listStages(): Promise<readonly StageInfo[]>;
+  getDatabaseStage(id: string): Promise<DatabaseStageInfo>;
+  /**
+   * Moves a database closer (promote) or farther (demote), and pins nothing: the policy may move it on later.
+   * Done at once when it is there already. A move of the same database to the same tier that runs is joined; any other
+   * operation that works on it is OPERATION_CONFLICT. FIELD_INVALID when `target` lies in the other direction,
+   * STAGE_NOT_CONFIGURED when there is no such tier, STAGE_FULL when it has no room. A move that fails, is cancelled or is
+   * cut off by the end of the server leaves the database serving from where it was.
+   */
+  promote(input: MoveInput): Promise<OperationInfo>;
+  demote(input: MoveInput): Promise<OperationInfo>;
+  /**
+   * Makes everything up to a position durable. `durablePosition`: up to where the farthest tier holds the data when the
+   * wait was over. LINEAGE_CHANGED for a position of another history. STAGE_NOT_CONFIGURED for `remote` when nothing is
+   * carried there.
+   */
+  sync(
+    input: SyncInput,
+  ): Promise<{ readonly operation: OperationInfo; readonly durablePosition: Position | undefined }>;
+  /** Begins the move to the pin's tier where one is needed, and does not wait for it. Replaces an earlier pin. */
+  pin(id: string, pin: PinInfo): Promise<DatabaseStageInfo>;
+  /** Harmless without a pin. */
+  unpin(id: string): Promise<DatabaseStageInfo>;
+
+  /** OPERATION_NOT_FOUND for one that never was, or whose time is over. */
+  getOperation(id: string): Promise<OperationInfo>;
+  /** Newest first. */
+  listOperations(
+    input: ListOperationsInput,
+  ): Promise<{ readonly operations: readonly OperationInfo[]; readonly nextPageToken: string }>;
+  /**
+   * The operation now, and at its changes until it is done: a slow reader gets the newest state and misses those between.
+   * Ends with the state that is done, or by `cancel`. RATE_LIMITED when too many watch.
+   */
+  watchOperation(id: string, cancel: Cancel | undefined): AsyncIterable<OperationInfo>;
+  /**
+   * Asks an operation to stop, and returns. It ends with OPERATION_CANCELLED and the database as it was, unless its last
+   * step has begun: then it ends as if nobody had asked. Harmless when it is done.
+   */
+  cancelOperation(id: string): Promise<void>;
+
+  /**
+   * Takes a database back to a point of its history, in place: a new lineage, on the tier where it was. What it held is
+   * kept in the remote stage until the retention is over and can be restored or forked by its old position. While the
+   * operation runs the database is `read_only`. OUT_OF_RANGE (HISTORY_OUT_OF_RANGE) when the point is not restorable,
+   * HISTORY_NOT_KEPT when nothing is carried to a remote stage, ETAG_MISMATCH, OPERATION_CONFLICT. A repeat with the same
+   * request id gets the operation of the first call.
+   */
+  restore(input: RestoreInput): Promise<OperationInfo>;
+  /** Makes a new database of a point of another's history; as `restore`, and DATABASE_EXISTS for the new id. */
+  fork(input: ForkInput): Promise<OperationInfo>;
 
   stats(): EngineStats;
   /** Refuses new calls, flushes, checkpoints and closes everything; leaves the catalog clean. */

@@ -7,6 +7,7 @@ import { type DatabaseHost, HostedDatabase, sequenceStep, type WriteKind } from 
 import type {
   CreateDatabaseInput,
   DatabaseInfo,
+  DatabaseStageInfo,
   DurabilityLevel,
   Engine,
   EngineAnswer,
@@ -14,7 +15,9 @@ import type {
   EngineStats,
   EngineTransaction,
   ListDatabasesInput,
+  OperationInfo,
   Position,
+  StageInfo,
   UpdateDatabaseInput,
 } from "./engine.ts";
 import type { Facts } from "./facts.ts";
@@ -302,6 +305,62 @@ class LocalEngine implements Engine {
     return { lineage: row.lineage, sequence: BigInt(row.sequence) };
   }
 
+  version(): string {
+    throw notServedYet("GET");
+  }
+
+  async listStages(): Promise<readonly StageInfo[]> {
+    throw notServedYet("StageService.ListStages");
+  }
+
+  async getDatabaseStage(): Promise<DatabaseStageInfo> {
+    throw notServedYet("StageService.GetDatabaseStage");
+  }
+
+  async promote(): Promise<OperationInfo> {
+    throw notServedYet("StageService.PromoteDatabase");
+  }
+
+  async demote(): Promise<OperationInfo> {
+    throw notServedYet("StageService.DemoteDatabase");
+  }
+
+  async sync(): Promise<{ readonly operation: OperationInfo; readonly durablePosition: Position | undefined }> {
+    throw notServedYet("StageService.SyncDatabase");
+  }
+
+  async pin(): Promise<DatabaseStageInfo> {
+    throw notServedYet("StageService.PinDatabase");
+  }
+
+  async unpin(): Promise<DatabaseStageInfo> {
+    throw notServedYet("StageService.UnpinDatabase");
+  }
+
+  async getOperation(): Promise<OperationInfo> {
+    throw notServedYet("OperationService.GetOperation");
+  }
+
+  async listOperations(): Promise<{ readonly operations: readonly OperationInfo[]; readonly nextPageToken: string }> {
+    throw notServedYet("OperationService.ListOperations");
+  }
+
+  watchOperation(): AsyncIterable<OperationInfo> {
+    throw notServedYet("OperationService.WatchOperation");
+  }
+
+  async cancelOperation(): Promise<void> {
+    throw notServedYet("OperationService.CancelOperation");
+  }
+
+  async restore(): Promise<OperationInfo> {
+    throw notServedYet("DatabaseService.RestoreDatabase");
+  }
+
+  async fork(): Promise<OperationInfo> {
+    throw notServedYet("DatabaseService.ForkDatabase");
+  }
+
   stats(): EngineStats {
     const { catalog, flusher, checkpoints } = this.#host;
     let walBytes = 0;
@@ -576,6 +635,11 @@ class LocalEngine implements Engine {
   #refuseWhenClosing(): void {
     if (this.#isClosing) throw new Failure("SHUTTING_DOWN");
   }
+}
+
+/** Goes with the last method that calls it. */
+function notServedYet(method: string): Failure {
+  return new Failure("NOT_IMPLEMENTED", { method });
 }
 
 function infoOf(row: CatalogRow): DatabaseInfo {

@@ -5,6 +5,7 @@
 
 /** Names of the gRPC status codes that a failure may become. */
 export type StatusCode =
+  | "CANCELLED"
   | "UNKNOWN"
   | "INVALID_ARGUMENT"
   | "DEADLINE_EXCEEDED"
@@ -200,6 +201,24 @@ export const reasons = {
     "operation {operation} works on the database; wait for its end",
     "operation",
   ),
+  OPERATION_NOT_FOUND: entry(
+    "NOT_FOUND",
+    "never",
+    "there is no operation {operation}; those that ended long ago are forgotten",
+    "operation",
+  ),
+  OPERATION_CANCELLED: entry(
+    "CANCELLED",
+    "never",
+    "the operation was cancelled; the database is as it was before it",
+    "operation",
+  ),
+  OPERATION_INTERRUPTED: entry(
+    "ABORTED",
+    "restart",
+    "the server ended while operation {operation} ran; the database is as it was before it, begin it again",
+    "operation",
+  ),
   DATABASE_FULL: entry(
     "RESOURCE_EXHAUSTED",
     "never",
@@ -235,6 +254,27 @@ export const reasons = {
     "restart",
     "the position is of another history of the database, now {lineage}; read the database again",
     "lineage",
+  ),
+  HISTORY_OUT_OF_RANGE: entry(
+    "OUT_OF_RANGE",
+    "never",
+    "database {database} has no state {wanted} to go back to: {problem}; choose one from position {earliestSequence} " +
+      "({earliestTime}) to {latestSequence} ({latestTime})",
+    "database",
+    "wanted",
+    "problem",
+    "earliestSequence",
+    "earliestTime",
+    "latestSequence",
+    "latestTime",
+    "nearestBefore",
+    "nearestAfter",
+  ),
+  HISTORY_NOT_KEPT: entry(
+    "FAILED_PRECONDITION",
+    "later",
+    "no history of database {database} is kept; set SETTINGS_DATABASE_PERSISTENCE_STAGE to 3, for what comes from then on",
+    "database",
   ),
 
   STAGE_FULL: entry(

@@ -208,6 +208,28 @@ export enum ErrorReason {
   DATABASE_FAULTED = 34,
 
   /**
+   * NOT_FOUND: no such operation; those that ended long ago are forgotten.
+   *
+   * @generated from enum value: ERROR_REASON_OPERATION_NOT_FOUND = 35;
+   */
+  OPERATION_NOT_FOUND = 35,
+
+  /**
+   * CANCELLED: CancelOperation ended it; the database is as it was.
+   *
+   * @generated from enum value: ERROR_REASON_OPERATION_CANCELLED = 36;
+   */
+  OPERATION_CANCELLED = 36,
+
+  /**
+   * ABORTED: the server ended while the operation ran; the database is as it
+   * was.
+   *
+   * @generated from enum value: ERROR_REASON_OPERATION_INTERRUPTED = 37;
+   */
+  OPERATION_INTERRUPTED = 37,
+
+  /**
    * OUT_OF_RANGE: the log no longer reaches back that far.
    *
    * @generated from enum value: ERROR_REASON_RESUME_TOKEN_EXPIRED = 30;
@@ -220,6 +242,22 @@ export enum ErrorReason {
    * @generated from enum value: ERROR_REASON_LINEAGE_CHANGED = 31;
    */
   LINEAGE_CHANGED = 31,
+
+  /**
+   * OUT_OF_RANGE: older than the retention, newer than what there is, or a
+   * position that was merged with its neighbours; metadata says from where to
+   * where one can go back, and which positions lie nearest.
+   *
+   * @generated from enum value: ERROR_REASON_HISTORY_OUT_OF_RANGE = 38;
+   */
+  HISTORY_OUT_OF_RANGE = 38,
+
+  /**
+   * FAILED_PRECONDITION: databases are not carried to a remote stage here.
+   *
+   * @generated from enum value: ERROR_REASON_HISTORY_NOT_KEPT = 39;
+   */
+  HISTORY_NOT_KEPT = 39,
 
   /**
    * RESOURCE_EXHAUSTED
