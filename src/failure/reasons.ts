@@ -302,6 +302,29 @@ export const reasons = {
     "this server has no {stage} stage; ask for one that ListStages shows",
     "stage",
   ),
+  REMOTE_NOT_REACHED: entry(
+    "DEADLINE_EXCEEDED",
+    "restart",
+    "database {database} holds the write at position {sequence}, and stage remote did not take it in time; " +
+      "SyncDatabase waits for it, as does the same call with the same request_id",
+    "database",
+    "sequence",
+    "durableSequence",
+  ),
+  SYNC_BACKLOG_FULL: entry(
+    "UNAVAILABLE",
+    "same",
+    "{unsyncedBytes} bytes wait for stage remote where {limitBytes} may; nothing ran, try again as RetryInfo says",
+    "unsyncedBytes",
+    "limitBytes",
+  ),
+  DATABASE_FENCED: entry(
+    "FAILED_PRECONDITION",
+    "later",
+    "another server writes database {database} from position {sequence} on; this one only reads what it has",
+    "database",
+    "sequence",
+  ),
 
   STATEMENT_TIMEOUT: entry(
     "DEADLINE_EXCEEDED",

@@ -289,6 +289,31 @@ export enum ErrorReason {
   STAGE_NOT_CONFIGURED = 43,
 
   /**
+   * DEADLINE_EXCEEDED: the write took effect, and the remote stage did not hold
+   * it in time. Sent again with the same request id it waits on; SyncDatabase
+   * waits too.
+   *
+   * @generated from enum value: ERROR_REASON_REMOTE_NOT_REACHED = 44;
+   */
+  REMOTE_NOT_REACHED = 44,
+
+  /**
+   * UNAVAILABLE: too much waits for a remote stage that does not answer;
+   * nothing ran.
+   *
+   * @generated from enum value: ERROR_REASON_SYNC_BACKLOG_FULL = 45;
+   */
+  SYNC_BACKLOG_FULL = 45,
+
+  /**
+   * FAILED_PRECONDITION: another server writes the database; this one only
+   * reads what it has.
+   *
+   * @generated from enum value: ERROR_REASON_DATABASE_FENCED = 46;
+   */
+  DATABASE_FENCED = 46,
+
+  /**
    * DEADLINE_EXCEEDED: the caller's deadline or the server's cap on a
    * statement, whichever was first; metadata says which.
    *
