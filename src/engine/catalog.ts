@@ -8,6 +8,7 @@ import Database from "better-sqlite3";
 import { catalogSteps } from "./catalog-schema.ts";
 import type { DatabaseStateName, StageName } from "./engine.ts";
 import type { Facts } from "./facts.ts";
+import { OperationStore } from "./operation-store.ts";
 
 /** Another server, or another engine of this process, works on the folder. */
 export class FolderInUseError extends Error {
@@ -95,6 +96,7 @@ export class Catalog {
   readonly wasClean: boolean;
   /** Why the catalog had to be made anew, or undefined. */
   readonly damage: string | undefined;
+  readonly operations: OperationStore;
   readonly #database: Database.Database;
   readonly #get: Database.Statement;
   readonly #put: Database.Statement;
@@ -109,6 +111,7 @@ export class Catalog {
     this.#database = database;
     this.wasClean = wasClean;
     this.damage = damage;
+    this.operations = new OperationStore(database);
     this.#get = database.prepare(`SELECT ${columns} FROM databases WHERE id = ?`);
     this.#put = database.prepare(
       `INSERT OR REPLACE INTO databases (${columns}) VALUES (@id, @state, @stage, @lineage, @sequence, @sequence_reserved,` +

@@ -273,7 +273,7 @@ export const reasons = {
   HISTORY_NOT_KEPT: entry(
     "FAILED_PRECONDITION",
     "later",
-    "no history of database {database} is kept; set SETTINGS_DATABASE_PERSISTENCE_STAGE to 3, for what comes from then on",
+    "no history of database {database} is kept; set SETTINGS_PERSISTENCE_STAGE to 3, for what comes from then on",
     "database",
   ),
 
