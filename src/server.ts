@@ -1,5 +1,4 @@
 /** Puts the layers together: one running server from settings and what is passed in. */
-import { statfs } from "node:fs/promises";
 import { resolve } from "node:path";
 import { createRegistry } from "@bufbuild/protobuf";
 import { file_google_rpc_error_details } from "../gen/google/rpc/error_details_pb.js";
@@ -14,6 +13,8 @@ import { callOf } from "./api/calls.ts";
 import { databaseMethods } from "./api/databases.ts";
 import { createToConnectError, failureToConnectError } from "./api/errors.ts";
 import { HealthState, healthMethods } from "./api/health.ts";
+import { historyMethods } from "./api/history.ts";
+import { operationMethods } from "./api/operations.ts";
 import { pages } from "./api/pages.ts";
 import { addReflection, reflectionServices } from "./api/reflection.ts";
 import { serverMethods } from "./api/server-info.ts";
@@ -128,6 +129,7 @@ function openPort(
     clock,
     limits: { ...calls, messageBytesMax: settings.transport.writeBytesMax },
   };
+  const waiting = { engine, clock, limits: calls, waitMsMax: settings.transport.deadlineMsMax };
   const logCall = callLogger(log);
   let transport: Transport | undefined;
   const metrics = createMetrics({
@@ -144,17 +146,12 @@ function openPort(
     routes(router) {
       router.service(DatabaseService, {
         ...databaseMethods(engine),
+        ...historyMethods(waiting),
         transact: (requests, context) =>
           transact({ ...statements, lingerMs: settings.engine.transactionIdleMsMax }, requests, callOf(context)),
       });
-      router.service(
-        StageService,
-        stageMethods({
-          engine,
-          localStageName: settings.storage.localName,
-          localCapacityBytes: () => capacityBytes(settings.storage.localDirectoryPath),
-        }),
-      );
+      router.service(StageService, stageMethods(waiting));
+      router.service(OperationService, operationMethods(engine));
       router.service(ServerService, serverMethods(serverFacts(settings, engine)));
       router.service(Health, healthMethods(health));
       addReflection(router, services, [
@@ -222,9 +219,4 @@ function serverFacts(settings: Settings, engine: Engine) {
     features,
     limits: publicLimits(settings),
   };
-}
-
-async function capacityBytes(path: string): Promise<bigint> {
-  const { blocks, bsize } = await statfs(path, { bigint: true });
-  return blocks * bsize;
 }

@@ -1,18 +1,18 @@
 /** Life cycle of databases. */
 import { toBinary } from "@bufbuild/protobuf";
 import type { ServiceImpl } from "@connectrpc/connect";
-import { DatabaseView, type SqlOptions, Stage } from "../../gen/persisto/v1/database_pb.js";
+import { DatabaseView, type SqlOptions } from "../../gen/persisto/v1/database_pb.js";
 import {
   type CreateDatabaseRequest,
   CreateDatabaseRequestSchema,
   type DatabaseService,
   type UpdateDatabaseRequest,
 } from "../../gen/persisto/v1/database_service_pb.js";
-import type { Engine, StageName, UpdateDatabaseInput } from "../engine/engine.ts";
+import type { Engine, UpdateDatabaseInput } from "../engine/engine.ts";
 import { fieldInvalid } from "../failure/failure.ts";
 import type { RequestRecord } from "../sqlite/executor.ts";
 import { noteDatabase } from "./calls.ts";
-import { checkDatabaseId, checkRequestId, required, throwViolations } from "./fields.ts";
+import { checkDatabaseId, checkRequestId, checkStage, optional, required, throwViolations } from "./fields.ts";
 import { databaseMessage } from "./messages.ts";
 import { type HashShape, hashRequest } from "./wire.ts";
 
@@ -53,7 +53,7 @@ export function databaseMethods(engine: Engine): DatabaseMethods {
       const info = await engine.createDatabase({
         id: request.database,
         labels: request.labels,
-        initialStage: checkStage(request.initialStage),
+        initialStage: checkStage(request.initialStage, "initial_stage"),
         foreignKeys: foreignKeys(request.sqlOptions),
         allowExisting: request.allowExisting,
         request: requestRecord(request),
@@ -85,21 +85,6 @@ function checkView(view: DatabaseView, whenUnset: DatabaseView): DatabaseView {
       return view;
     default:
       throw fieldInvalid("view", "must be DATABASE_VIEW_BASIC or DATABASE_VIEW_FULL");
-  }
-}
-
-function checkStage(stage: Stage): StageName | undefined {
-  switch (stage) {
-    case Stage.UNSPECIFIED:
-      return undefined;
-    case Stage.MEMORY:
-      return "memory";
-    case Stage.LOCAL:
-      return "local";
-    case Stage.REMOTE:
-      return "remote";
-    default:
-      throw fieldInvalid("initial_stage", "must be STAGE_MEMORY, STAGE_LOCAL or STAGE_REMOTE");
   }
 }
 
@@ -148,8 +133,4 @@ const maskPaths = new Set(["*", "labels", "sql_options", "sql_options.foreign_ke
 
 function foreignKeys(options: SqlOptions | undefined): boolean {
   return options?.foreignKeys ?? true;
-}
-
-function optional(text: string): string | undefined {
-  return text === "" ? undefined : text;
 }

@@ -87,13 +87,15 @@ export function statementMethods(services: StatementServices): RawMethod[] {
         }
         const columns = checkRowFormat(fields.rowFormat);
         const minPosition = checkMinPosition(fields.minPosition);
+        // Taken before the read: what it shows may be newer than its tag, and is then asked for once more, never older.
+        const etag = call.isGet ? `"${engine.version(fields.database)}"` : "";
         if (call.isGet) {
-          answerFromCache(call, engine.position(fields.database), minPosition);
+          answerFromCache(call, etag, () => engine.position(fields.database), minPosition);
         }
         const options = callOptions(call, clock, limits, columns);
         const answer = await engine.read(fields.database, fields.body, minPosition, options);
         if (call.isGet) {
-          setCacheHeaders(call, answer.position, minPosition);
+          setCacheHeaders(call, etag, minPosition);
         }
         return [answer.body, encodePositionField(2, answer.position)];
       },
@@ -236,31 +238,33 @@ function answerParts(answer: EngineAnswer, positionField: number): Uint8Array[] 
   return parts;
 }
 
-/** Ends the call when the caller's copy is of the present position, and that position is one the caller asked for. */
-function answerFromCache(call: RawCall, current: Position, minPosition: Position | undefined): void {
-  const conditions = call.requestHeader("if-none-match");
-  if (conditions === undefined) {
+/** Ends the call when the caller's copy is of the present version, and of a position that the caller asked for. */
+function answerFromCache(
+  call: RawCall,
+  etag: string,
+  position: () => Position,
+  minPosition: Position | undefined,
+): void {
+  const conditions = call.requestHeader("if-none-match")?.split(",") ?? [];
+  if (!conditions.some((condition) => condition.trim().replace(/^W\//, "") === etag)) {
     return;
   }
-  const isReached =
-    minPosition === undefined || (minPosition.lineage === current.lineage && minPosition.sequence <= current.sequence);
-  const etag = entityTag(current);
-  if (isReached && conditions.split(",").some((condition) => condition.trim().replace(/^W\//, "") === etag)) {
-    setCacheHeaders(call, current, minPosition);
-    throw new NotModified();
+  if (minPosition !== undefined) {
+    const { lineage, sequence } = position();
+    if (minPosition.lineage !== lineage || minPosition.sequence > sequence) {
+      return;
+    }
   }
+  setCacheHeaders(call, etag, minPosition);
+  throw new NotModified();
 }
 
 /**
  * A copy may be kept by the caller's own cache and has to be asked about each time. Without a position in the request it
  * is not kept at all: such a URL stands for "the newest", and caches have their own ideas of how long that is.
  */
-function setCacheHeaders(call: RawCall, position: Position, minPosition: Position | undefined): void {
-  call.setHeader("etag", entityTag(position));
+function setCacheHeaders(call: RawCall, etag: string, minPosition: Position | undefined): void {
+  call.setHeader("etag", etag);
   call.setHeader("cache-control", minPosition === undefined ? "private, no-store" : "private, no-cache");
   call.setHeader("vary", "accept-encoding, authorization");
-}
-
-function entityTag({ lineage, sequence }: Position): string {
-  return `"${lineage}-${sequence}"`;
 }

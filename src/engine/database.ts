@@ -41,6 +41,8 @@ export interface DatabaseHost {
   readonly checkpoints: Checkpoints;
   /** Called at the first use after `takeTouch`. */
   touched(database: HostedDatabase): void;
+  /** A number that no other handle of this engine has. */
+  nextHandle(): number;
 }
 
 /** The three kinds of writing call. */
@@ -68,6 +70,8 @@ export class HostedDatabase implements Checkpointed {
   #facts: Facts;
   #row: CatalogRow;
   #factsWork: Promise<unknown> = Promise.resolve();
+  readonly #handle: number;
+  #commits = 0;
   #sequence: number;
   #position: Position;
   #lastAccessTimeMs: number;
@@ -88,6 +92,7 @@ export class HostedDatabase implements Checkpointed {
     this.id = row.id;
     this.lineage = row.lineage;
     this.#host = host;
+    this.#handle = host.nextHandle();
     this.#facts = factsOf(row);
     this.#row = row;
     this.#sequence = row.sequence;
@@ -118,6 +123,11 @@ export class HostedDatabase implements Checkpointed {
   /** Where the database is: everything answered so far is in it. */
   get position(): Position {
     return this.#position;
+  }
+
+  /** Differs after every commit, and from that of every other handle of this engine. */
+  get version(): string {
+    return `${this.lineage}-${this.#handle}-${this.#commits}`;
   }
 
   get lastAccessTimeMs(): number {
@@ -270,6 +280,8 @@ export class HostedDatabase implements Checkpointed {
   writeFailed(error: unknown): unknown {
     const mayHaveCommitted = error instanceof PartlyDone || (error as Failure).reason === "OUTCOME_UNKNOWN";
     const nothingCommitted = error instanceof CallCancelled || (error instanceof Failure && !mayHaveCommitted);
+    // A cancelled call is answered before its statement is over: what it did shows in the version at the latest here.
+    this.#commits++;
     if (!nothingCommitted) this.#advance();
     if (!(error instanceof Failure)) return error;
     if (error.facts["sqliteCode"]?.endsWith("_FSYNC")) return this.stop("a flush of its files failed", error);
@@ -449,6 +461,7 @@ export class HostedDatabase implements Checkpointed {
   }
 
   #advance(): void {
+    this.#commits++;
     const sequence = ++this.#sequence;
     this.#position = { lineage: this.lineage, sequence: BigInt(sequence) };
     for (const wait of this.#positionWaits) if (wait.sequence <= sequence) wait.reached();

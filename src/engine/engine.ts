@@ -170,7 +170,7 @@ export interface SyncInput {
   /** Undefined: what is committed now. */
   readonly upTo: Position | undefined;
   /** `local`: on the local disk and flushed; `remote`: in the farthest tier. */
-  readonly durability: DurabilityLevel;
+  readonly durability: Exclude<DurabilityLevel, "committed">;
   readonly wait: OperationWait;
 }
 
@@ -258,7 +258,8 @@ export interface Engine {
   position(id: string): Position;
   /**
    * Text that differs whenever a read could give another answer: the lineage, this engine's own nonce, and a count of the
-   * commits. Many commits share a position, so positions cannot stand for contents. Without running anything.
+   * commits. Many commits share a position, so positions cannot stand for contents. Of an id that is not open, or that
+   * there is none of, a text that is never given again. Without running anything.
    */
   version(id: string): string;
 

@@ -37,6 +37,7 @@ export interface Term {
 }
 
 export interface FilterLimits {
+  /** Longest filter. */
   readonly filterBytesMax: number;
   readonly filterTermCountMax: number;
 }

@@ -1,6 +1,6 @@
 /** The engine of one local folder: which databases there are, and everything between a call and its executor. */
 import { Failure, type FieldViolation, fieldInvalid } from "../failure/failure.ts";
-import type { CallOptions, QueryOptions, RequestRecord } from "../sqlite/executor.ts";
+import type { CallOptions, Cancel, QueryOptions, RequestRecord } from "../sqlite/executor.ts";
 import { Catalog, type CatalogRow, type PageKey, type Touch } from "./catalog.ts";
 import { Checkpoints } from "./checkpoints.ts";
 import { type DatabaseHost, HostedDatabase, sequenceStep, type WriteKind } from "./database.ts";
@@ -15,6 +15,7 @@ import type {
   EngineStats,
   EngineTransaction,
   ListDatabasesInput,
+  ListOperationsInput,
   OperationInfo,
   Position,
   StageInfo,
@@ -28,6 +29,7 @@ import { Flusher } from "./flusher.ts";
 import { Folder } from "./folder.ts";
 import { KeyedLock } from "./keyed-lock.ts";
 import { idRule, isDatabaseId, labelViolations } from "./names.ts";
+import { Operations } from "./operations.ts";
 import type { EngineOptions } from "./options.ts";
 import { effectivePageSize, makePageToken, readPageToken } from "./page-token.ts";
 import { reconcile } from "./reconcile.ts";
@@ -72,6 +74,9 @@ class LocalEngine implements Engine {
   readonly #host: DatabaseHost;
   readonly #newLineage: () => string;
   readonly #pageSecret: Buffer;
+  readonly #operations: Operations;
+  /** No other engine has it: what this one says of versions is compared with nothing that another one said. */
+  readonly #bootNonce: string;
   /** Roughly least recently used first: see `#dropOne`. */
   readonly #hosted = new Map<string, HostedDatabase>();
   /** Handles that are being closed; their databases are not opened again before that is over. */
@@ -89,6 +94,7 @@ class LocalEngine implements Engine {
   constructor(options: EngineOptions, catalog: Catalog, folder: Folder, flusher: Flusher, newLineage: () => string) {
     const { executors, clock, limits, log, random } = options;
     this.sqliteVersion = executors.sqliteVersion;
+    let handles = 0;
     this.#host = {
       executors,
       clock,
@@ -99,9 +105,14 @@ class LocalEngine implements Engine {
       flusher,
       checkpoints: new Checkpoints(limits, clock, log),
       touched: (database) => this.#touched.add(database),
+      nextHandle: () => ++handles,
     };
+    this.#bootNonce = newLineage();
     this.#newLineage = newLineage;
     this.#pageSecret = catalog.secret("page_token_secret", () => random(32));
+    const { operations: store } = catalog;
+    this.#operations = new Operations({ store, clock, limits, log, random, pageSecret: this.#pageSecret });
+    this.#operations.recover(() => undefined);
     this.#cancelTimer = clock.every(limits.tidyMs, () => this.#tidy());
   }
 
@@ -305,8 +316,11 @@ class LocalEngine implements Engine {
     return { lineage: row.lineage, sequence: BigInt(row.sequence) };
   }
 
-  version(): string {
-    throw notServedYet("GET");
+  version(id: string): string {
+    const database = this.#hosted.get(id);
+    if (database !== undefined) return `${this.#bootNonce}-${database.version}`;
+    // Nobody counts the commits of a database without a handle; this text is given once and stands for nothing.
+    return `${this.#bootNonce}-x${this.#host.nextHandle()}`;
   }
 
   async listStages(): Promise<readonly StageInfo[]> {
@@ -337,20 +351,26 @@ class LocalEngine implements Engine {
     throw notServedYet("StageService.UnpinDatabase");
   }
 
-  async getOperation(): Promise<OperationInfo> {
-    throw notServedYet("OperationService.GetOperation");
+  async getOperation(id: string): Promise<OperationInfo> {
+    this.#refuseWhenClosing();
+    return this.#operations.get(id);
   }
 
-  async listOperations(): Promise<{ readonly operations: readonly OperationInfo[]; readonly nextPageToken: string }> {
-    throw notServedYet("OperationService.ListOperations");
+  async listOperations(
+    input: ListOperationsInput,
+  ): Promise<{ readonly operations: readonly OperationInfo[]; readonly nextPageToken: string }> {
+    this.#refuseWhenClosing();
+    return this.#operations.list(input);
   }
 
-  watchOperation(): AsyncIterable<OperationInfo> {
-    throw notServedYet("OperationService.WatchOperation");
+  watchOperation(id: string, cancel: Cancel | undefined): AsyncIterable<OperationInfo> {
+    this.#refuseWhenClosing();
+    return this.#operations.watch(id, cancel);
   }
 
-  async cancelOperation(): Promise<void> {
-    throw notServedYet("OperationService.CancelOperation");
+  async cancelOperation(id: string): Promise<void> {
+    this.#refuseWhenClosing();
+    this.#operations.cancel(id);
   }
 
   async restore(): Promise<OperationInfo> {
@@ -585,12 +605,14 @@ class LocalEngine implements Engine {
     flusher.tidy();
     checkpoints.tidy();
     executors.tidy();
+    this.#operations.tidy();
   }
 
   async #close(): Promise<void> {
     this.#isClosing = true;
     this.#cancelTimer();
     const { clock, limits, catalog } = this.#host;
+    await this.#operations.close(limits.closeGraceMs);
     const settleUntilMs = clock.now() + 2 * limits.closeGraceMs;
     const databases = [...this.#hosted.values()];
     const idle = await Promise.all(databases.map((database) => database.whenIdle(limits.closeGraceMs)));

@@ -2,9 +2,10 @@
 import type { Clock } from "../clock.ts";
 import type { Executors } from "../sqlite/executor.ts";
 import type { FileSystem } from "./file-system.ts";
+import type { OperationLimits } from "./operations.ts";
 
 /** Bounds of the engine; each has a setting of the same name. */
-export interface EngineLimits {
+export interface EngineLimits extends OperationLimits {
   /** Database handles kept in memory; one in use is never dropped. */
   readonly openDatabaseCountMax: number;
   /** Page size of new databases. */
@@ -36,9 +37,6 @@ export interface EngineLimits {
   /** Frames in a WAL from which writes are refused: a long read keeps it from starting over. */
   readonly walFramesMax: number;
   readonly labelCountMax: number;
-  /** Longest filter of ListDatabases. */
-  readonly filterBytesMax: number;
-  readonly filterTermCountMax: number;
   /** Databases looked at for one page of ListDatabases; a page may come back short, with a token to go on. */
   readonly listScanCountMax: number;
   /** How long a repeated CreateDatabase with the same request_id gets the first answer. */

@@ -335,8 +335,32 @@ export const engineLimits = {
     "Frames in a write-ahead log from which writes are refused: a long read keeps it from starting over.",
   ),
   labelCountMax: count("LIMIT_LABEL_COUNT", 64, { min: 0, max: 1024 }, "Labels of a database."),
-  filterBytesMax: bytes("LIMIT_FILTER_BYTES", "4KiB", { min: "16", max: "64KiB" }, "Filter of ListDatabases."),
+  filterBytesMax: bytes("LIMIT_FILTER_BYTES", "4KiB", { min: "16", max: "64KiB" }, "Filter of a list."),
   filterTermCountMax: count("LIMIT_FILTER_TERM_COUNT", 32, { min: 1, max: 256 }, "Terms of such a filter."),
+  operationRunningCountMax: count(
+    "LIMIT_OPERATION_RUNNING_COUNT",
+    1000,
+    { min: 1, max: 100_000 },
+    "Operations that run or wait for their turn at one time; beyond it new ones are refused.",
+  ),
+  operationCountMax: count(
+    "LIMIT_OPERATION_COUNT",
+    10_000,
+    { min: 100, max: 1_000_000 },
+    "Operations remembered; the oldest that have ended go first.",
+  ),
+  operationRecordMs: seconds(
+    "SETTINGS_OPERATION_RECORD_SECONDS",
+    86_400,
+    { min: 60, max: 31_536_000 },
+    "How long an operation that has ended is remembered.",
+  ),
+  operationWatchCountMax: count(
+    "LIMIT_OPERATION_WATCH_COUNT",
+    1000,
+    { min: 1, max: 100_000 },
+    "Calls of WatchOperation at one time.",
+  ),
   listScanCountMax: count(
     "LIMIT_LIST_SCAN_COUNT",
     100_000,

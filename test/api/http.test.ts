@@ -108,7 +108,7 @@ describe("Read by GET", () => {
     const first = await read(request);
     expect(first.status).toBe(200);
     const etag = first.headers.get("etag") ?? "";
-    expect(etag).toMatch(/^"[0-9a-f]{16}-\d+"$/);
+    expect(etag).toMatch(/^"[0-9a-f]{16}-[0-9a-f]{16}-\d+-\d+"$/);
     expect(await first.json()).toMatchObject({ result: { rowBatch: { rows: [{ values: [{ integer: "2" }] }] } } });
 
     const second = await read(request, { "if-none-match": etag });
