@@ -5,7 +5,6 @@ import {
   CallCancelled,
   type CallOptions,
   type CallResult,
-  type ExecutorDatabase,
   type Executors,
   PartlyDone,
   type QueryOptions,
@@ -13,13 +12,16 @@ import {
 } from "../sqlite/executor.ts";
 import type { Catalog, CatalogRow, Touch } from "./catalog.ts";
 import type { Checkpointed, Checkpoints, WalState } from "./checkpoints.ts";
-import { HeldCursor } from "./cursor.ts";
+import { type CursorHolder, HeldCursor } from "./cursor.ts";
 import type { DatabaseStateName, DurabilityLevel, EngineAnswer, EngineQuery, Position } from "./engine.ts";
 import type { Facts } from "./facts.ts";
 import { localStageFailure, requireStage } from "./failures.ts";
-import type { Flusher, WalFile } from "./flusher.ts";
+import type { Flusher } from "./flusher.ts";
 import type { Folder } from "./folder.ts";
+import { Head } from "./head.ts";
 import type { EngineLimits, EngineLog } from "./options.ts";
+import { PositionWaits } from "./position-waits.ts";
+import { WriteGate } from "./write-gate.ts";
 
 /** Sequences are reserved on disk in steps of this many, so that none is given out twice whatever happens. */
 export const sequenceStep = 2 ** 24;
@@ -48,11 +50,6 @@ export interface DatabaseHost {
 /** The three kinds of writing call. */
 export type WriteKind = "execute" | "batch" | "script";
 
-interface PositionWait {
-  readonly sequence: number;
-  readonly reached: () => void;
-}
-
 /**
  * Use: `enter` (or `tryEnter`), one method, `leave`; the methods that run SQL leave by themselves. Nobody closes the
  * database between the two.
@@ -65,8 +62,7 @@ export class HostedDatabase implements Checkpointed {
   /** True while it has been used since the last look for one to drop. */
   recentlyUsed = true;
   readonly #host: DatabaseHost;
-  readonly #executor: ExecutorDatabase;
-  readonly #walFile: WalFile;
+  #head: Head;
   #facts: Facts;
   #row: CatalogRow;
   #factsWork: Promise<unknown> = Promise.resolve();
@@ -77,11 +73,9 @@ export class HostedDatabase implements Checkpointed {
   #lastAccessTimeMs: number;
   #isTouched = false;
   #calls = 0;
-  #writes = 0;
-  #gate: PromiseWithResolvers<void> | undefined;
-  #onDrained: (() => void) | undefined;
+  readonly #gate: WriteGate;
   readonly #idleWaits: (() => void)[] = [];
-  readonly #positionWaits: PositionWait[] = [];
+  readonly #positionWaits: PositionWaits;
   /** Why it is stopped: a fault of its files. */
   #fault: Failure | undefined;
   /** What calls are answered: the fault, or that the handle is closed. */
@@ -98,9 +92,11 @@ export class HostedDatabase implements Checkpointed {
     this.#sequence = row.sequence;
     this.#position = { lineage: row.lineage, sequence: BigInt(row.sequence) };
     this.#lastAccessTimeMs = row.lastAccessTimeMs;
+    this.#gate = new WriteGate(host.clock);
+    this.#positionWaits = new PositionWaits(row.id, host.limits, host.clock);
     const path = host.folder.filePath(row.id);
-    this.#executor = host.executors.open({ id: row.id, path, foreignKeys: row.foreignKeys });
-    this.#walFile = host.flusher.wal(path);
+    const { id, foreignKeys } = row;
+    this.#head = new Head({ id, stage: "local", path, foreignKeys }, host.executors, host.flusher);
     this.wal = host.checkpoints.newWal();
     if (row.state === "faulted") {
       this.#fault = faulted(row.id, "its files are damaged or could not be flushed; see the log");
@@ -176,7 +172,8 @@ export class HostedDatabase implements Checkpointed {
       if (begin !== undefined) await begin;
       let result: CallResult;
       try {
-        const executor = this.#executor;
+        // No switch of heads while a write is under way.
+        const { executor } = this.#head;
         if (kind === "execute") result = await executor.execute(bytes, options, record);
         else if (kind === "batch") result = await executor.batch(bytes, options, record);
         else result = await executor.script(bytes, options, record);
@@ -200,8 +197,14 @@ export class HostedDatabase implements Checkpointed {
       this.#use();
       if (minPosition !== undefined) await this.reach(minPosition, options);
       const position = this.#position;
-      const { body } = await this.#executor.read(statement, options);
-      return { body, position, durablePosition: undefined };
+      const head = this.#head;
+      head.enter();
+      try {
+        const { body } = await head.executor.read(statement, options);
+        return { body, position, durablePosition: undefined };
+      } finally {
+        head.leave();
+      }
     } catch (error) {
       throw this.causeOf(error, options);
     } finally {
@@ -215,29 +218,36 @@ export class HostedDatabase implements Checkpointed {
       this.#use();
       if (minPosition !== undefined) await this.reach(minPosition, options);
       const position = this.#position;
-      const cursor = await this.#executor.query(statement, options);
-      return { position, cursor: new HeldCursor(cursor, this, options) };
+      const head = this.#head;
+      head.enter();
+      try {
+        const cursor = await head.executor.query(statement, options);
+        return { position, cursor: new HeldCursor(cursor, new Hold(this, head), options) };
+      } catch (error) {
+        head.leave();
+        throw error;
+      }
     } catch (error) {
       this.leave();
       throw this.causeOf(error, options);
     }
   }
 
-  /** For transactions: begins one in an executor. */
+  /** For transactions: begins one in an executor. `hold` is to be left at its end, in place of the database. */
   async begin(readWrite: boolean, minPosition: Position | undefined, options: CallOptions) {
     this.#use();
     if (minPosition !== undefined) await this.reach(minPosition, options);
-    if (!readWrite) {
-      const snapshot = this.#position;
-      return { snapshot, transaction: await this.#executor.begin(false, options) };
-    }
-    await this.beginWrite();
+    if (readWrite) await this.beginWrite();
+    const head = this.#head;
+    const before = this.#position;
+    head.enter();
     try {
-      const transaction = await this.#executor.begin(true, options);
-      // The write lock is held: nothing is committed between here and the first statement.
-      return { snapshot: this.#position, transaction };
+      const transaction = await head.executor.begin(readWrite, options);
+      // With the write lock held nothing is committed between here and the first statement.
+      return { snapshot: readWrite ? this.#position : before, transaction, hold: new Hold(this, head) };
     } catch (error) {
-      this.endWrite();
+      head.leave();
+      if (readWrite) this.endWrite();
       throw error;
     }
   }
@@ -245,7 +255,7 @@ export class HostedDatabase implements Checkpointed {
   /** Before a write is sent: waits while writes are paused, sees to it that there are sequences to give out. */
   beginWrite(): Promise<void> | undefined {
     this.#use();
-    if (this.#gate !== undefined) return this.#beginWriteLater();
+    if (this.#gate.closed !== undefined) return this.#beginWriteLater();
     if (this.wal.frames > this.#host.limits.walFramesMax) this.#refuseWrite();
     if (this.#sequence + sequenceMargin > this.#facts.sequenceReserved) return this.#beginWriteLater();
     this.#countWrite();
@@ -253,7 +263,7 @@ export class HostedDatabase implements Checkpointed {
   }
 
   async #beginWriteLater(): Promise<void> {
-    while (this.#gate !== undefined) await this.#gate.promise;
+    while (this.#gate.closed !== undefined) await this.#gate.closed;
     if (this.#refusal !== undefined) throw this.#refusal;
     if (this.wal.frames > this.#host.limits.walFramesMax) this.#refuseWrite();
     if (this.#sequence + sequenceMargin > this.#facts.sequenceReserved) await this.#reserve();
@@ -262,12 +272,12 @@ export class HostedDatabase implements Checkpointed {
 
   #countWrite(): void {
     this.lastWriteMs = this.#host.clock.now();
-    this.#writes++;
+    this.#gate.enter();
   }
 
   /** When its answer is there. */
   endWrite(): void {
-    if (--this.#writes === 0) this.#onDrained?.();
+    this.#gate.leave();
   }
 
   /** Why a call was ended that nobody cancelled: by the end of the handle. Other errors are what they are. */
@@ -310,39 +320,8 @@ export class HostedDatabase implements Checkpointed {
   /** Waits until the database is at `position`. */
   async reach(position: Position, options: CallOptions): Promise<void> {
     if (position.lineage !== this.lineage) throw new Failure("LINEAGE_CHANGED", { lineage: this.lineage });
-    const { limits, clock } = this.#host;
     if (position.sequence <= this.#position.sequence) return;
-    if (options.cancel?.cancelled) throw new CallCancelled();
-    if (this.#positionWaits.length >= limits.positionWaitCountMax) {
-      throw new Failure(
-        "DATABASE_BUSY",
-        { database: this.id, problem: "too many wait for a position" },
-        { retryAfterMs },
-      );
-    }
-    const waitMs = Math.min(limits.positionWaitMsMax, options.deadlineAtMs - clock.now());
-    const end = Promise.withResolvers<void>();
-    // A wish beyond every number that was ever given out is not reached, but it may be waited for.
-    const wait: PositionWait = { sequence: Number(position.sequence), reached: end.resolve };
-    this.#positionWaits.push(wait);
-    const cancelTimer = clock.after(Math.max(0, waitMs), () => {
-      end.reject(
-        new Failure(
-          "POSITION_NOT_REACHED",
-          { database: this.id, sequence: String(position.sequence), current: String(this.#position.sequence) },
-          { retryAfterMs },
-        ),
-      );
-    });
-    const forgetCancel = options.cancel?.onCancel(() => end.reject(new CallCancelled()));
-    try {
-      await end.promise;
-    } finally {
-      cancelTimer();
-      forgetCancel?.();
-      const index = this.#positionWaits.indexOf(wait);
-      if (index >= 0) this.#positionWaits.splice(index, 1);
-    }
+    await this.#positionWaits.wait(position.sequence, () => this.#position.sequence, options);
   }
 
   /** Changes the facts, on disk first. Changes run one after another. */
@@ -360,8 +339,8 @@ export class HostedDatabase implements Checkpointed {
       }
       this.#facts = facts;
       if (facts.foreignKeys !== before.foreignKeys) {
-        const { path } = this.#executor.file;
-        this.#executor.reconfigure({ id: this.id, path, foreignKeys: facts.foreignKeys });
+        const { path, executor } = this.#head;
+        executor.reconfigure({ id: this.id, path, foreignKeys: facts.foreignKeys });
       }
       try {
         this.#save();
@@ -391,8 +370,7 @@ export class HostedDatabase implements Checkpointed {
     this.#isClosed = true;
     this.#refusal ??= refusal;
     this.#host.checkpoints.forget(this);
-    await this.#executor.close(force);
-    await this.#walFile.release();
+    await this.#head.close(force);
   }
 
   /** Makes the last writes durable and the WAL small, as far as that can be done. */
@@ -400,7 +378,7 @@ export class HostedDatabase implements Checkpointed {
     if (this.#fault !== undefined || this.wal.fileFrames === 0) return;
     // SQLite flushes before it copies; this is for what it cannot copy.
     await this.#flush();
-    await this.#executor.checkpoint("truncate");
+    await this.#head.executor.checkpoint("truncate");
   }
 
   stop(problem: string, cause: unknown): Failure {
@@ -418,33 +396,28 @@ export class HostedDatabase implements Checkpointed {
 
   checkpoint(mode: "passive" | "truncate"): Promise<{ readonly frames: number; readonly done: number }> | undefined {
     if (this.#refusal !== undefined) return undefined;
+    const head = this.#head;
     this.enter();
-    return this.#executor.checkpoint(mode).finally(() => this.leave());
+    head.enter();
+    return head.executor.checkpoint(mode).finally(() => {
+      head.leave();
+      this.leave();
+    });
   }
 
-  async pauseWrites(msMax: number): Promise<boolean> {
-    this.#gate = Promise.withResolvers();
-    if (this.#writes === 0) return true;
-    const drained = Promise.withResolvers<boolean>();
-    const cancelTimer = this.#host.clock.after(msMax, () => drained.resolve(false));
-    this.#onDrained = () => drained.resolve(true);
-    const paused = await drained.promise;
-    this.#onDrained = undefined;
-    cancelTimer();
-    return paused;
+  pauseWrites(msMax: number): Promise<boolean> {
+    return this.#gate.pause(msMax);
   }
 
   resumeWrites(): void {
-    const gate = this.#gate;
-    this.#gate = undefined;
-    gate?.resolve();
+    this.#gate.resume();
   }
 
   /** Sees to it that nothing more is done to the files of a stopped database, also when its handle is dropped. */
   async #leaveAlone(): Promise<void> {
     try {
       if (!this.#isClosed) this.#save();
-      await this.#executor.close(true);
+      await this.#head.executor.close(true);
     } catch (error) {
       this.#host.log("error", "a stopped database did not close", { database: this.id, error });
     }
@@ -464,7 +437,7 @@ export class HostedDatabase implements Checkpointed {
     this.#commits++;
     const sequence = ++this.#sequence;
     this.#position = { lineage: this.lineage, sequence: BigInt(sequence) };
-    for (const wait of this.#positionWaits) if (wait.sequence <= sequence) wait.reached();
+    this.#positionWaits.reached(sequence);
   }
 
   async #reserve(): Promise<void> {
@@ -477,7 +450,7 @@ export class HostedDatabase implements Checkpointed {
 
   async #flush(): Promise<void> {
     try {
-      await this.#walFile.flush();
+      await this.#head.walFile.flush();
     } catch (error) {
       throw this.stop("a flush of its log failed", error);
     }
@@ -509,6 +482,26 @@ export class HostedDatabase implements Checkpointed {
       lastAccessTimeMs: this.#lastAccessTimeMs,
     };
     this.#host.catalog.put(this.#row);
+  }
+}
+
+/** A database and the head that something was sent to, in use until it is left. */
+class Hold implements CursorHolder {
+  readonly #database: HostedDatabase;
+  readonly #head: Head;
+
+  constructor(database: HostedDatabase, head: Head) {
+    this.#database = database;
+    this.#head = head;
+  }
+
+  leave(): void {
+    this.#head.leave();
+    this.#database.leave();
+  }
+
+  causeOf(error: unknown, options: CallOptions): unknown {
+    return this.#database.causeOf(error, options);
   }
 }
 

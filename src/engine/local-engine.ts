@@ -289,10 +289,11 @@ class LocalEngine implements Engine {
     const { limits, clock, log } = this.#host;
     const database = await this.#enter(id);
     try {
-      const { snapshot, transaction } = await database.begin(readWrite, minPosition, options);
+      const { snapshot, transaction, hold } = await database.begin(readWrite, minPosition, options);
       const held = new HeldTransaction({
         database,
         transaction,
+        hold,
         readWrite,
         snapshot,
         idleMs: idleTimeoutMs > 0 ? Math.min(idleTimeoutMs, limits.transactionIdleMsMax) : limits.transactionIdleMsMax,
@@ -612,10 +613,12 @@ class LocalEngine implements Engine {
     this.#isClosing = true;
     this.#cancelTimer();
     const { clock, limits, catalog } = this.#host;
-    await this.#operations.close(limits.closeGraceMs);
     const settleUntilMs = clock.now() + 2 * limits.closeGraceMs;
     const databases = [...this.#hosted.values()];
-    const idle = await Promise.all(databases.map((database) => database.whenIdle(limits.closeGraceMs)));
+    const [idle] = await Promise.all([
+      Promise.all(databases.map((database) => database.whenIdle(limits.closeGraceMs))),
+      this.#operations.close(limits.closeGraceMs),
+    ]);
     await Promise.all([...this.#transactions].map((each) => each.expire(new Failure("SHUTTING_DOWN"))));
 
     let at = 0;

@@ -2,6 +2,7 @@
 import type { Clock } from "../clock.ts";
 import { Failure } from "../failure/failure.ts";
 import type { CallOptions, CallResult, ExecutorTransaction } from "../sqlite/executor.ts";
+import type { CursorHolder } from "./cursor.ts";
 import type { HostedDatabase } from "./database.ts";
 import type { DurabilityLevel, EngineAnswer, EngineTransaction, Position } from "./engine.ts";
 import { requireStage } from "./failures.ts";
@@ -9,6 +10,8 @@ import type { EngineLog } from "./options.ts";
 
 export interface TransactionContext {
   readonly database: HostedDatabase;
+  /** What it keeps in use until its end. */
+  readonly hold: CursorHolder;
   readonly transaction: ExecutorTransaction;
   readonly readWrite: boolean;
   readonly snapshot: Position;
@@ -180,9 +183,9 @@ export class HeldTransaction implements EngineTransaction {
     if (this.#isOver) return;
     this.#isOver = true;
     this.#cancelTimer();
-    const { database, readWrite, onEnd } = this.#context;
+    const { database, hold, readWrite, onEnd } = this.#context;
     if (readWrite) database.endWrite();
-    database.leave();
+    hold.leave();
     onEnd(this);
   }
 }
