@@ -1,5 +1,5 @@
 /** docs/CONFIGURATION.md and .env.example, from the table of settings. */
-import { allSettings, groupNotes, groupTitles } from "../src/settings/schema.ts";
+import { allSettings, groupTitles } from "../src/settings/schema.ts";
 
 type Group = keyof typeof groupTitles;
 
@@ -18,7 +18,6 @@ export function configurationPage(): string {
     ...groups().flatMap(([group, settings]) => [
       `## ${groupTitles[group]}`,
       "",
-      ...(groupNotes[group] === undefined ? [] : [groupNotes[group], ""]),
       "| variable | must be | default | meaning |",
       "| --- | --- | --- | --- |",
       ...settings.map(

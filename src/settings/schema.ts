@@ -1,6 +1,7 @@
 /** The one table of settings: group and key in the program, name in the environment. */
 import { callLimits, engineLimits, executorLimits, transportLimits } from "./limits.ts";
 import { choice, count, flag, host, list, optionalText, type Setting, seconds, text } from "./setting.ts";
+import { stageSettings, storageSettings, syncSettings } from "./stages.ts";
 
 const server = {
   host: host(
@@ -77,51 +78,6 @@ const logging = {
   ),
 };
 
-const stages = {
-  autoMovement: flag("SETTINGS_AUTO_STAGE_MOVEMENT", true, "Moves databases between stages by their use."),
-  defaultCreationStage: count(
-    "SETTINGS_DEFAULT_DATABASE_CREATION_STAGE",
-    3,
-    { min: 1, max: 3 },
-    "Stage of new databases: 1 memory, 2 local, 3 remote. Where a stage is not there, the next closer one is taken.",
-  ),
-  persistenceStage: count(
-    "SETTINGS_PERSISTENCE_STAGE",
-    3,
-    { min: 1, max: 3 },
-    "Farthest stage that data is synced to.",
-  ),
-  timeoutMs: seconds(
-    "SETTINGS_STAGE_TIMEOUT_SECONDS",
-    300,
-    { min: 1, max: 31_536_000 },
-    "Time without a request after which a database moves one stage farther.",
-  ),
-  requestCountThreshold: count(
-    "SETTINGS_REQUEST_COUNT_THRESHOLD",
-    2,
-    { min: 1, max: 1_000_000_000 },
-    "Requests after which a database moves one stage closer.",
-  ),
-  autoSyncEnabled: flag("SETTINGS_AUTO_SYNC_ENABLED", true, "Syncs databases to the persistence stage by itself."),
-};
-
-const storage = {
-  memoryName: text("STORAGE_MEMORY_NAME", "Memory Storage", "Display name of the memory stage."),
-  localName: text("STORAGE_LOCAL_NAME", "Local Storage", "Display name of the local stage."),
-  localDirectoryPath: text(
-    "STORAGE_LOCAL_DIRECTORY_PATH",
-    "./storage",
-    "Folder of the databases and the catalog; one server at a time.",
-  ),
-  remoteName: text("STORAGE_REMOTE_NAME", "Remote Storage", "Display name of the remote stage."),
-  remoteAccessKeyId: optionalText("STORAGE_REMOTE_ACCESS_KEY_ID", "Access key of the object store."),
-  remoteSecretKey: optionalText("STORAGE_REMOTE_SECRET_KEY", "Secret key of the object store.", { secret: true }),
-  remoteBucketName: text("STORAGE_REMOTE_BUCKET_NAME", "sqlite-databases", "Bucket of the object store."),
-  remoteEndpoint: optionalText("STORAGE_REMOTE_ENDPOINT", "URL of the object store."),
-  remoteRegion: text("STORAGE_REMOTE_REGION", "auto", "Region of the object store."),
-};
-
 const github = {
   repositoryOwner: optionalText("GITHUB_REPOSITORY_OWNER", "Used by the release process alone."),
   repositoryName: optionalText("GITHUB_REPOSITORY_NAME", "Used by the release process alone."),
@@ -136,8 +92,9 @@ export const schema = {
   calls: callLimits,
   engine: engineLimits,
   logging,
-  stages,
-  storage,
+  stages: stageSettings,
+  sync: syncSettings,
+  storage: storageSettings,
   github,
 };
 
@@ -159,15 +116,9 @@ export const groupTitles: Readonly<Record<keyof Schema, string>> = {
   engine: "Transactions and databases",
   logging: "Logs",
   stages: "Stages",
+  sync: "Sync and history",
   storage: "Storage",
   github: "Release",
-};
-
-/** What holds for a whole group. */
-export const groupNotes: Readonly<Partial<Record<keyof Schema, string>>> = {
-  stages: "Read and checked; heeded from the version on that moves databases between stages.",
-  storage:
-    "The local stage is served; what names the memory and remote stages is read and checked, and heeded when they are.",
 };
 
 /** Every setting in the order of the table. */

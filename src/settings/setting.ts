@@ -59,6 +59,34 @@ export function optionalText(
   };
 }
 
+/** A URL of HTTP or HTTPS that may be absent. */
+export function optionalUrl(name: string, doc: string): Setting<string | undefined> {
+  const isUrl = (value: string): boolean => /^https?:$/.test(URL.parse(value)?.protocol ?? "");
+  return {
+    name,
+    expected: "a URL of http or https, or nothing",
+    defaultText: "",
+    doc,
+    secret: false,
+    type: z
+      .string()
+      .refine((value) => value === "" || isUrl(value))
+      .transform((value) => (value === "" ? undefined : value)),
+  };
+}
+
+/** Name of a bucket: nothing that would become part of a path or a query. */
+export function bucket(name: string, defaultText: string, doc: string): Setting<string> {
+  return {
+    name,
+    expected: "a bucket's name: letters, digits, dots, hyphens and underscores, 3 to 255 of them",
+    defaultText,
+    doc,
+    secret: false,
+    type: withDefault(z.string().regex(/^[A-Za-z0-9][A-Za-z0-9._-]{2,254}$/), defaultText),
+  };
+}
+
 /** One of the given words. */
 export function choice<const T extends string>(
   name: string,

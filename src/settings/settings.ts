@@ -1,6 +1,7 @@
 /** Environment → one frozen Settings, completed and checked once. */
 import { isIP } from "node:net";
 import { availableParallelism } from "node:os";
+import { resolve } from "node:path";
 import { allSettings, type Settings, schema } from "./schema.ts";
 
 export type { Settings } from "./schema.ts";
@@ -38,7 +39,7 @@ export function loadSettings(environment: Environment): Settings {
     groups[group] ??= {};
     groups[group][key] = result.data;
   }
-  const settings = countExecutors(groups as Settings);
+  const settings = completed(groups as Settings, environment);
   problems.push(
     ...contradictory(settings).filter((text) => !(text.match(/[A-Z_]+/g) ?? []).some((name) => wrong.has(name))),
   );
@@ -47,13 +48,19 @@ export function loadSettings(environment: Environment): Settings {
   return Object.freeze(settings);
 }
 
-/** Puts numbers in the place of the zeros that stand for "by the number of cores". */
-function countExecutors(settings: Settings): Settings {
+/** What stands for itself only beside other settings: counts by the number of cores, and the stage of new databases. */
+function completed(settings: Settings, environment: Environment): Settings {
   const cores = availableParallelism();
   const { executorCountMin: min, executorCountMax: max } = settings.executors;
   const executorCountMin = min !== 0 ? min : max === 0 ? cores : Math.min(cores, max);
   const executorCountMax = max !== 0 ? max : Math.max(executorCountMin, 4 * cores, 8);
-  return { ...settings, executors: { ...settings.executors, executorCountMin, executorCountMax } };
+  const { defaultCreationStage: stage, persistenceStage } = settings.stages;
+  const isGiven = (environment[schema.stages.defaultCreationStage.name]?.trim() ?? "") !== "";
+  return {
+    ...settings,
+    executors: { ...settings.executors, executorCountMin, executorCountMax },
+    stages: { ...settings.stages, defaultCreationStage: isGiven ? stage : Math.min(stage, persistenceStage) },
+  };
 }
 
 /** The whole environment of this process. */
@@ -84,9 +91,14 @@ export function isLoopback(host: string): boolean {
   return isIP(host) === 4 && host.startsWith("127.");
 }
 
+/** True when the remote stage is a bucket behind the S3 API, false when it is a folder. */
+export function usesS3({ storage }: Pick<Settings, "storage">): boolean {
+  return storage.remoteEndpoint !== undefined || storage.remoteAccessKeyId !== undefined;
+}
+
 function contradictory(settings: Settings): string[] {
   const problems: string[] = [];
-  const { server, transport, executors, calls, engine, storage } = settings;
+  const { server, transport, executors, calls, engine, stages, storage } = settings;
   if (!isLoopback(server.host) && !server.allowUnauthenticated) {
     problems.push(
       `SERVER_HOST ${server.host} can be reached from other machines, and this server does not authenticate callers: ` +
@@ -127,6 +139,32 @@ function contradictory(settings: Settings): string[] {
   }
   if ((storage.remoteAccessKeyId === undefined) !== (storage.remoteSecretKey === undefined)) {
     problems.push("STORAGE_REMOTE_ACCESS_KEY_ID and STORAGE_REMOTE_SECRET_KEY must be set together");
+  }
+  if (storage.remoteDirectoryPath !== undefined && usesS3(settings)) {
+    problems.push(
+      "STORAGE_REMOTE_DIRECTORY_PATH must not be set together with STORAGE_REMOTE_ENDPOINT or STORAGE_REMOTE_ACCESS_KEY_ID: " +
+        "the remote stage is a folder or an S3 bucket",
+    );
+  }
+  if (
+    storage.remoteAccessKeyId !== undefined &&
+    storage.remoteEndpoint === undefined &&
+    storage.remoteRegion === "auto"
+  ) {
+    problems.push("STORAGE_REMOTE_REGION must be given for AWS, where no STORAGE_REMOTE_ENDPOINT is set");
+  }
+  const folders = [
+    ["STORAGE_LOCAL_DIRECTORY_PATH", storage.localDirectoryPath],
+    ["STORAGE_MEMORY_DIRECTORY_PATH", storage.memoryDirectoryPath],
+    ["STORAGE_REMOTE_DIRECTORY_PATH", storage.remoteDirectoryPath],
+  ] as const;
+  for (const [index, [name, path]] of folders.entries()) {
+    if (path === undefined) continue;
+    const same = folders.slice(0, index).find(([, other]) => other !== undefined && resolve(other) === resolve(path));
+    if (same !== undefined) problems.push(`${name} must be another folder than ${same[0]}`);
+  }
+  if (stages.defaultCreationStage > stages.persistenceStage) {
+    problems.push("SETTINGS_DEFAULT_DATABASE_CREATION_STAGE must not be farther than SETTINGS_PERSISTENCE_STAGE");
   }
   return problems;
 }

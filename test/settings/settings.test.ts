@@ -1,7 +1,7 @@
 import { describe, expect, expectTypeOf, it } from "vitest";
 import type { EngineLimits } from "../../src/engine/options.ts";
 import { allSettings } from "../../src/settings/schema.ts";
-import { loadSettings, publicLimits, type Settings, SettingsError } from "../../src/settings/settings.ts";
+import { loadSettings, publicLimits, type Settings, SettingsError, usesS3 } from "../../src/settings/settings.ts";
 import type { ExecutorLimits } from "../../src/sqlite/executor.ts";
 import type { TransportLimits } from "../../src/transport/transport.ts";
 
@@ -28,7 +28,7 @@ describe("loadSettings()", () => {
     });
     expect(transport).toMatchObject({ readTimeoutMs: 10_000, writeTimeoutMs: 10_000, idleTimeoutMs: 15_000 });
     expect(logging).toEqual({ level: "info", outputFilePath: "logs.log" });
-    expect(stages).toEqual({
+    expect(stages).toMatchObject({
       autoMovement: true,
       defaultCreationStage: 3,
       persistenceStage: 3,
@@ -36,7 +36,7 @@ describe("loadSettings()", () => {
       requestCountThreshold: 2,
       autoSyncEnabled: true,
     });
-    expect(storage).toEqual({
+    expect(storage).toMatchObject({
       memoryName: "Memory Storage",
       localName: "Local Storage",
       localDirectoryPath: "./storage",
@@ -155,8 +155,32 @@ describe("loadSettings()", () => {
     [{ SETTINGS_TRANSACTION_IDLE_SECONDS: "31" }, "not be greater"],
     [{ SETTINGS_PAGE_BYTES: "5000" }, "power of two"],
     [{ STORAGE_REMOTE_SECRET_KEY: "x" }, "set together"],
+    [{ STORAGE_REMOTE_DIRECTORY_PATH: "there", STORAGE_REMOTE_ENDPOINT: "http://127.0.0.1:9000" }, "a folder or an S3"],
+    [{ STORAGE_REMOTE_ACCESS_KEY_ID: "x", STORAGE_REMOTE_SECRET_KEY: "y" }, "STORAGE_REMOTE_REGION must be given"],
+    [{ STORAGE_REMOTE_DIRECTORY_PATH: "storage/" }, "another folder than STORAGE_LOCAL_DIRECTORY_PATH"],
+    [{ STORAGE_MEMORY_DIRECTORY_PATH: "/m", STORAGE_REMOTE_DIRECTORY_PATH: "/m" }, "another folder"],
+    [{ SETTINGS_DEFAULT_DATABASE_CREATION_STAGE: "3", SETTINGS_PERSISTENCE_STAGE: "2" }, "not be farther"],
   ])("refuses the contradiction %j", (environment, problem) => {
     expect(problemsOf(environment)[0]).toContain(problem);
+  });
+
+  it("creates databases no farther than they are synced, where it is not told", () => {
+    expect(loadSettings({ SETTINGS_PERSISTENCE_STAGE: "2" }).stages.defaultCreationStage).toBe(2);
+    const nearer = { SETTINGS_PERSISTENCE_STAGE: "2", SETTINGS_DEFAULT_DATABASE_CREATION_STAGE: "1" };
+    expect(loadSettings(nearer).stages.defaultCreationStage).toBe(1);
+  });
+
+  it.each(["localhost:9000", "ftp://store.example", "//store"])("does not take %s for a store's URL", (url) => {
+    expect(problemsOf({ STORAGE_REMOTE_ENDPOINT: url })[0]).toMatch(/^STORAGE_REMOTE_ENDPOINT must be a URL/);
+  });
+
+  it.each(["a/b", "ab", "bucket name", "../etc"])("does not take %j for a bucket", (name) => {
+    expect(problemsOf({ STORAGE_REMOTE_BUCKET_NAME: name })[0]).toMatch(/^STORAGE_REMOTE_BUCKET_NAME must be/);
+  });
+
+  it("takes a folder for the remote stage unless an endpoint or a key says S3", () => {
+    expect(usesS3(loadSettings({}))).toBe(false);
+    expect(usesS3(loadSettings({ STORAGE_REMOTE_ENDPOINT: "https://store.example" }))).toBe(true);
   });
 
   it("counts executors by the cores where it is not told", () => {
