@@ -1,5 +1,6 @@
 /** What an engine is built from. */
 import type { Clock } from "../clock.ts";
+import type { FailPoints } from "../fail-points.ts";
 import type { Executors } from "../sqlite/executor.ts";
 import type { FileSystem } from "./file-system.ts";
 import type { OperationLimits } from "./operations.ts";
@@ -68,4 +69,6 @@ export interface EngineOptions {
   readonly limits: EngineLimits;
   /** The machine's own when left out. */
   readonly fileSystem?: FileSystem;
+  /** Told of every step that changes durable state; for tests. */
+  readonly failPoints?: FailPoints;
 }
