@@ -5,20 +5,13 @@
 import type { Clock } from "../../clock.ts";
 import type { Failure } from "../../failure/failure.ts";
 import type { CallOptions } from "../../sqlite/executor.ts";
+import type { Manifest } from "../../stages/manifest.ts";
+import type { Batch, Snapshot } from "../../stages/stage.ts";
 import type { CatalogRow } from "../catalog.ts";
 import type { DurabilityLevel } from "../engine.ts";
 import type { EngineLog } from "../options.ts";
-
-/** A batch that is closed and not yet released: one LTX file in the local folder. */
-export interface SyncBatch {
-  readonly txid: bigint;
-  readonly path: string;
-  readonly byteCount: number;
-  readonly pageSize: number;
-  /** Pages of the database after it. */
-  readonly commit: number;
-  readonly timestampMs: number;
-}
+import type { BackOff } from "./store-health.ts";
+import type { UpkeepRules } from "./upkeep.ts";
 
 /** What syncing uses of a database's log; see `DatabaseLog`. */
 export interface SyncLog {
@@ -29,9 +22,14 @@ export interface SyncLog {
   readonly hasOpen: boolean;
   /** Bytes on the local disk that only wait for their upload, WAL frames that are not sealed among them. */
   readonly unsyncedBytes: number;
-  close(): Promise<SyncBatch | undefined>;
-  pending(): readonly SyncBatch[];
+  /** Closes the open batch; undefined when there is nothing in it and nothing owed. */
+  close(): Promise<Batch | undefined>;
+  /** Closed batches that are not released, in order. */
+  pending(): readonly Batch[];
+  /** The remote stage holds everything up to there. */
   release(txid: bigint): void;
+  /** The database at the end of a closed batch; given back by its `release`. */
+  snapshot(): Promise<Snapshot & { release(): void }>;
 }
 
 /** A hosted database, as syncing sees it. */
@@ -63,8 +61,48 @@ export interface SyncHost {
    */
   hold(id: string): Promise<SyncedDatabase | undefined>;
   release(database: SyncedDatabase): void;
-  /** Takes a database that only the remote stage knows into the catalog, unless the id is known. */
-  discovered(row: CatalogRow): Promise<void>;
+  /** Takes a database that only the remote stage knows into the catalog; false when the id is known by now. */
+  discovered(found: Discovered): Promise<boolean>;
+  /** The catalog has everything that the remote stage has. */
+  complete(): void;
+  /** Keeps what syncing knows of a database; harmless when it is gone. */
+  save(id: string, facts: SyncFacts): void;
+}
+
+/** A database that was found in the remote stage. */
+export interface Discovered {
+  readonly manifest: Manifest;
+  readonly txid: bigint;
+  /** Of what is stored, history and all. */
+  readonly sizeBytes: number;
+}
+
+/** What the catalog keeps for syncing. */
+export interface SyncFacts {
+  /** The `etagVersion` that the manifest has. */
+  readonly manifestVersion?: number;
+  /** When the replica needs upkeep, milliseconds since 1970; 0: it needs none. */
+  readonly upkeepAtMs?: number;
+  readonly isFenced?: boolean;
+}
+
+/** Bounds of syncing; each has a setting of the same name. */
+export interface SyncLimits {
+  /** Time from the first commit that is not uploaded to its upload, at most. */
+  readonly intervalMs: number;
+  /** Databases that are uploaded at one time. */
+  readonly uploadConcurrencyMax: number;
+  /** Compactions, snapshots and deletions at one time. */
+  readonly compactionConcurrencyMax: number;
+  /** Bytes that may wait for the remote stage, over all databases. */
+  readonly unsyncedBytesMax: number;
+  /** Pauses before what failed is tried again. */
+  readonly backOff: BackOff;
+  /** Longest that one call of the store may take, and more for what carries many bytes. */
+  readonly storeCallMs: number;
+  /** How far chance puts off compactions and snapshots, so that not all databases have theirs at one time. */
+  readonly upkeepJitterMs: number;
+  readonly upkeep: UpkeepRules;
 }
 
 export interface SyncStats {
@@ -126,24 +164,40 @@ export interface Sync {
 
   /** True while the handle must be kept: something of it is not uploaded, or being uploaded. */
   isBusy(id: string): boolean;
-  /** The handle is being closed, or the database deleted: resolves when nothing of it is under way any more. */
-  forget(id: string): Promise<void>;
-  /** The remote copy of a deleted database is to go. The tombstone is on the disk already. */
-  deleted(tombstone: Tombstone): void;
-
   /**
-   * What the remote stage knows of an id that the catalog does not know. Resolves true when it is in the catalog now.
-   * Rejects with STAGE_UNAVAILABLE when that cannot be found out and the catalog is not known to be complete.
+   * The database is being deleted, or gets another history: ends what is under way for it, and rejects those who wait with
+   * the failure. Resolves when nothing of it runs any more. Its handle must be there until then.
+   */
+  forget(id: string, failure: Failure): Promise<void>;
+  /** The remote copy of a deleted database is to go. The trace of it is on the disk already. */
+  deleted(tombstone: Tombstone): void;
+  /** A restore has replaced a history; its manifest keeps it until then (milliseconds since 1970). */
+  retired(id: string, untilMs: number): void;
+
+  /** True while an unknown id may be in the remote stage all the same: `lookUp` tells. */
+  readonly isDiscovering: boolean;
+  /**
+   * Looks an unknown id up in the remote stage. True when it is in the catalog now. Rejects with STAGE_UNAVAILABLE when that
+   * cannot be found out and the catalog is not known to be complete.
    */
   lookUp(id: string): Promise<boolean>;
-  /** Undefined when an unknown id needs no `lookUp`: everything in the bucket is known. */
-  readonly isDiscovering: boolean;
 
-  /** To be called once, when the engine serves: discovery, tombstones, and what an earlier server left unsynced. */
-  start(): void;
+  /** To be called once, when the engine serves. */
+  start(found: FoundAtStart): void;
   stats(): SyncStats;
-  /** Seals and uploads what is left, for at most `graceMs`; then ends all work. */
+  /** Uploads what is left, for at most `graceMs`; then ends all work. */
   close(graceMs: number): Promise<void>;
+}
+
+/** What an earlier server has left to do. */
+export interface FoundAtStart {
+  /** Databases of which the catalog does not know that the remote stage holds all. */
+  readonly unsynced: Iterable<string>;
+  /** Databases whose replicas need upkeep, and when; milliseconds since 1970. */
+  readonly upkeeps: Iterable<{ readonly id: string; readonly atMs: number }>;
+  readonly tombstones: Iterable<Tombstone>;
+  /** `SyncHost.complete` was called once, and the catalog has kept everything since. */
+  readonly isCatalogComplete: boolean;
 }
 
 export type SyncWait = Pick<CallOptions, "deadlineAtMs" | "cancel">;
@@ -152,7 +206,8 @@ export type SyncWait = Pick<CallOptions, "deadlineAtMs" | "cancel">;
 export interface Tombstone {
   readonly id: string;
   readonly lineage: string;
-  readonly prefixes: readonly string[];
+  /** Of its replica. */
+  readonly prefix: string;
   /** Called when nothing is left in the remote stage: removes the local trace. */
   done(): Promise<void>;
 }

@@ -1,0 +1,214 @@
+/** The work of an upload: close the open batch, store what is closed, release it, keep the manifest in step. */
+import { Failure } from "../../failure/failure.ts";
+import { FencedError, type RemoteReplica } from "../../stages/remote.ts";
+import type { Batch } from "../../stages/stage.ts";
+import type { SyncEntry } from "./entry.ts";
+import { publish } from "./publish.ts";
+import { type StoreContext, storeCall } from "./store-context.ts";
+import type { SyncedDatabase } from "./sync.ts";
+
+export interface CarrierHooks {
+  /** Sees to it that nothing of an earlier database of the id is left in the remote stage. */
+  beforeFirst(id: string, signal: AbortSignal): Promise<void>;
+  /** The bytes that wait have changed. */
+  account(entry: SyncEntry): void;
+}
+
+export class Carrier {
+  readonly #context: StoreContext;
+  readonly #hooks: CarrierHooks;
+  #uploads = 0;
+  #puts = 0;
+  #uploadedBytes = 0;
+
+  constructor(context: StoreContext, hooks: CarrierHooks) {
+    this.#context = context;
+    this.#hooks = hooks;
+  }
+
+  /** Batches uploaded. */
+  get uploads(): number {
+    return this.#uploads;
+  }
+
+  /** Objects put. */
+  get puts(): number {
+    return this.#puts;
+  }
+
+  get uploadedBytes(): number {
+    return this.#uploadedBytes;
+  }
+
+  /** Uploads what a database has, and what is added by those who wait for it meanwhile. */
+  async carry(entry: SyncEntry): Promise<void> {
+    const { host } = this.#context;
+    const row = host.row(entry.id);
+    if (row === undefined || row.isFenced) {
+      settle(entry);
+      return;
+    }
+    if (entry.isUnsynced) {
+      const database = await host.hold(entry.id);
+      if (database === undefined) {
+        // Without a head there is nothing that could be unsynced.
+        settle(entry);
+      } else {
+        try {
+          await this.#carryBatches(entry, database);
+        } catch (error) {
+          if (!(error instanceof FencedError)) throw error;
+          this.#fence(entry, database);
+          return;
+        } finally {
+          host.release(database);
+        }
+      }
+    }
+    if (entry.hasNewFacts) await this.#carryFacts(entry);
+  }
+
+  async #carryBatches(entry: SyncEntry, database: SyncedDatabase): Promise<void> {
+    const { log } = database;
+    entry.log = log;
+    const replica = await this.#replicaOf(entry, database);
+    for (;;) {
+      entry.isWanted = false;
+      let batch = log.pending()[0];
+      if (batch === undefined) {
+        const openSinceMs = entry.openSinceMs;
+        // Commits from here on count for the batch after this one.
+        entry.openSinceMs = undefined;
+        try {
+          batch = await log.close();
+        } catch (error) {
+          entry.openSinceMs = openSinceMs ?? this.#context.host.clock.now();
+          throw error;
+        }
+        if (batch === undefined) break;
+      }
+      await this.#store(entry, database, replica, batch);
+      if (!entry.isWanted && log.pending().length === 0) break;
+    }
+    entry.unsyncedSinceMs = entry.openSinceMs;
+  }
+
+  async #store(entry: SyncEntry, database: SyncedDatabase, replica: RemoteReplica, batch: Batch): Promise<void> {
+    const { signal } = entry.controller;
+    await storeCall(this.#context, signal, batch.byteCount, (call) => replica.append(batch, call));
+    this.#uploads++;
+    this.#puts++;
+    this.#uploadedBytes += batch.byteCount;
+    // Data first, then what publishes it: a manifest never stands for nothing.
+    if (this.#context.host.row(entry.id)?.manifestVersion === 0) await this.#carryFacts(entry);
+    this.#reached(entry, database, batch.txid);
+    if (entry.openSinceMs === undefined && database.log.pending().length === 0) entry.unsyncedSinceMs = undefined;
+  }
+
+  #reached(entry: SyncEntry, database: SyncedDatabase, txid: bigint): void {
+    if (txid > database.durableTxid) database.uploaded(txid);
+    database.log.release(txid);
+    this.#hooks.account(entry);
+    entry.waits.resolve((wanted) => wanted <= txid);
+  }
+
+  /** The replica, and what it holds already taken into account. */
+  async #replicaOf(entry: SyncEntry, database: SyncedDatabase): Promise<RemoteReplica> {
+    if (entry.replica !== undefined) return entry.replica;
+    const { host, remote } = this.#context;
+    const { log } = database;
+    const { signal } = entry.controller;
+    const row = host.row(entry.id);
+    if (row === undefined) throw new Failure("DATABASE_NOT_FOUND", { database: entry.id });
+    const replica = remote.replica(row.remotePrefix);
+    if (row.manifestVersion === 0) await this.#hooks.beforeFirst(entry.id, signal);
+    if (log.closedTxid > 0n) {
+      await storeCall(this.#context, signal, 0, (call) => replica.load(call));
+      await this.#reconcile(entry, database, replica);
+    }
+    entry.replica = replica;
+    return replica;
+  }
+
+  /** Brings the log and what is stored together, after a start. */
+  async #reconcile(entry: SyncEntry, database: SyncedDatabase, replica: RemoteReplica): Promise<void> {
+    const { log } = database;
+    const { signal } = entry.controller;
+    const stored = replica.txid;
+    if (stored > log.closedTxid) throw new FencedError(log.closedTxid + 1n);
+    const levelZero = new Set(replica.files().flatMap((file) => (file.level === 0 ? [file.maxTxid] : [])));
+    for (const batch of log.pending()) {
+      if (batch.txid > stored) break;
+      // Its upload may have been answered to nobody: or somebody else has taken the number. What is merged already is ours,
+      // for the newest file of level 0 stays, and that one is compared.
+      if (!levelZero.has(batch.txid)) continue;
+      await storeCall(this.#context, signal, batch.byteCount, (call) => replica.append(batch, call));
+    }
+    if (stored > 0n) this.#reached(entry, database, stored);
+    const next = log.pending()[0]?.txid ?? log.closedTxid + 1n;
+    if (next > stored + 1n) await this.#heal(entry, database, replica, stored);
+  }
+
+  /** The remote stage has lost what was stored: a snapshot of the head closes the hole. */
+  async #heal(entry: SyncEntry, database: SyncedDatabase, replica: RemoteReplica, stored: bigint): Promise<void> {
+    const { host } = this.#context;
+    host.log("warn", "the remote copy lacks batches that were stored; a snapshot takes their place", {
+      database: entry.id,
+      storedSequence: String(stored),
+      sequence: String(database.log.closedTxid),
+    });
+    const snapshot = await database.log.snapshot();
+    try {
+      const bytes = snapshot.pageSize * snapshot.pageCount;
+      await storeCall(this.#context, entry.controller.signal, bytes, (call) => replica.putSnapshot(snapshot, call));
+    } finally {
+      snapshot.release();
+    }
+    this.#puts++;
+    this.#reached(entry, database, snapshot.txid);
+  }
+
+  async #carryFacts(entry: SyncEntry): Promise<void> {
+    const { host, remote } = this.#context;
+    const { signal } = entry.controller;
+    const row = host.row(entry.id);
+    entry.hasNewFacts = false;
+    if (row === undefined || row.manifestVersion === row.etagVersion) return;
+    try {
+      await storeCall(this.#context, signal, 0, (call) => publish(remote.manifests, row, call));
+    } catch (error) {
+      entry.hasNewFacts = true;
+      throw error;
+    }
+    this.#puts++;
+    host.save(entry.id, { manifestVersion: row.etagVersion });
+  }
+
+  #fence(entry: SyncEntry, database: SyncedDatabase): void {
+    const failure = new Failure("DATABASE_FENCED", {
+      database: entry.id,
+      sequence: String(database.durableTxid + 1n),
+    });
+    this.#context.host.log("error", "another server writes this database; this one only reads what it has", {
+      database: entry.id,
+      durableSequence: String(database.durableTxid),
+      lostSequences: String(database.log.openTxid - database.durableTxid),
+    });
+    entry.isFenced = true;
+    entry.openSinceMs = undefined;
+    entry.unsyncedSinceMs = undefined;
+    entry.hasNewFacts = false;
+    entry.isWanted = false;
+    database.fence(failure);
+    this.#context.host.save(entry.id, { isFenced: true });
+    entry.waits.rejectAll(failure);
+    this.#hooks.account(entry);
+  }
+}
+
+function settle(entry: SyncEntry): void {
+  entry.openSinceMs = undefined;
+  entry.unsyncedSinceMs = undefined;
+  entry.hasNewFacts = false;
+  entry.isWanted = false;
+}

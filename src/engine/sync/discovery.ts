@@ -1,0 +1,132 @@
+/** Finds what only the remote stage knows: all of it in the background after a start, and single ids when they are asked for. */
+import { Failure } from "../../failure/failure.ts";
+import { type StoreContext, storeCall } from "./store-context.ts";
+import { backOffMs, isStoreFailure } from "./store-health.ts";
+import type { Timetable } from "./timetable.ts";
+
+/** Databases looked at side by side in the background. */
+const concurrency = 8;
+
+/** A whole walk over the bucket's names, which comes by pages. */
+const walkMsMax = 30 * 60_000;
+
+export class Discovery {
+  readonly #context: StoreContext;
+  readonly #timetable: Timetable;
+  readonly #isDeleted: (id: string, lineage: string) => boolean;
+  readonly #controller = new AbortController();
+  /** Ids that are just being looked up. */
+  readonly #lookUps = new Map<string, Promise<boolean>>();
+  readonly #again = { dueAtMs: 0, place: -1, run: () => this.#begin() };
+  #isRunning = false;
+  #isCatalogComplete = false;
+  #failures = 0;
+  #work: Promise<void> = Promise.resolve();
+
+  constructor(context: StoreContext, timetable: Timetable, isDeleted: (id: string, lineage: string) => boolean) {
+    this.#context = context;
+    this.#timetable = timetable;
+    this.#isDeleted = isDeleted;
+  }
+
+  get isRunning(): boolean {
+    return this.#isRunning;
+  }
+
+  /** `isCatalogComplete`: an earlier walk has ended, and the catalog has kept everything since. */
+  start(isCatalogComplete: boolean): void {
+    this.#isRunning = true;
+    this.#isCatalogComplete = isCatalogComplete;
+    this.#begin();
+  }
+
+  stop(): void {
+    this.#isRunning = false;
+    this.#timetable.remove(this.#again);
+    this.#controller.abort(new Failure("SHUTTING_DOWN"));
+  }
+
+  async whenIdle(): Promise<void> {
+    await this.#work;
+    await Promise.allSettled(this.#lookUps.values());
+  }
+
+  /** See `Sync.lookUp`. */
+  lookUp(id: string): Promise<boolean> {
+    if (!this.#isRunning) return Promise.resolve(false);
+    let found = this.#lookUps.get(id);
+    if (found === undefined) {
+      found = this.#lookUpNow(id).finally(() => this.#lookUps.delete(id));
+      this.#lookUps.set(id, found);
+    }
+    return found;
+  }
+
+  async #lookUpNow(id: string): Promise<boolean> {
+    try {
+      return await this.#take(id);
+    } catch (error) {
+      if (!isStoreFailure(error)) throw error;
+      // The bucket is this server's: what the catalog did not lose is not there either.
+      if (this.#isCatalogComplete) return false;
+      throw new Failure("STAGE_UNAVAILABLE", { stage: "remote" }, { cause: error, retryAfterMs: 1_000 });
+    }
+  }
+
+  #begin(): void {
+    this.#work = this.#walk();
+  }
+
+  async #walk(): Promise<void> {
+    const { host, remote, limits } = this.#context;
+    try {
+      const { signal } = this.#controller;
+      const deadlineAtMs = host.clock.now() + walkMsMax;
+      const ids = remote.manifests.ids({ deadlineAtMs, signal })[Symbol.asyncIterator]();
+      let found = 0;
+      // All take from one line; a walk is as wide as this, and a list is read no faster than its names are looked at.
+      const walker = async () => {
+        for (let next = await ids.next(); next.done !== true; next = await ids.next()) {
+          if (await this.lookUp(next.value)) found++;
+        }
+      };
+      await allSettledOrThrow(Array.from({ length: concurrency }, walker));
+      if (!this.#isRunning) return;
+      this.#isRunning = false;
+      host.complete();
+      if (found > 0) host.log("info", "databases were found in the remote stage", { databases: found });
+    } catch (error) {
+      if (!this.#isRunning) return;
+      this.#failures++;
+      if (this.#failures === 1) {
+        host.log("warn", "the remote stage could not be looked through; it is tried again", { error });
+      }
+      this.#timetable.set(this.#again, host.clock.now() + backOffMs(this.#failures, limits.backOff, host.random));
+    }
+  }
+
+  /** Takes a database into the catalog if the remote stage has one of that id, and nobody knows it. True when it did. */
+  async #take(id: string): Promise<boolean> {
+    const { host, remote } = this.#context;
+    const { signal } = this.#controller;
+    if (host.row(id) !== undefined) return false;
+    const stored = await storeCall(this.#context, signal, 0, (call) => remote.manifests.read(id, call));
+    if (stored === undefined || this.#isDeleted(id, stored.manifest.lineage)) return false;
+    const { manifest } = stored;
+    const replica = remote.replica(manifest.prefix);
+    await storeCall(this.#context, signal, 0, (call) => replica.load(call));
+    if (replica.txid === 0n) {
+      host.log("warn", "the remote stage has a manifest without data; it is passed over", { database: id });
+      return false;
+    }
+    const sizeBytes = replica.files().reduce((total, { byteCount }) => total + byteCount, 0);
+    return host.discovered({ manifest, txid: replica.txid, sizeBytes });
+  }
+}
+
+/** Waits for all, then throws what the first to fail threw. */
+async function allSettledOrThrow(work: readonly Promise<void>[]): Promise<void> {
+  const ended = await Promise.allSettled(work);
+  const failed = ended.find((each) => each.status === "rejected");
+  if (failed !== undefined) throw failed.reason;
+}

@@ -1,0 +1,445 @@
+/** Syncing to a remote stage: who is due, what is admitted, who waits. The work itself is in `carrier.ts` and `upkeeper.ts`. */
+import { Failure } from "../../failure/failure.ts";
+import type { CallOptions } from "../../sqlite/executor.ts";
+import type { RemoteStage } from "../../stages/remote.ts";
+import type { DurabilityLevel } from "../engine.ts";
+import { Backlog } from "./backlog.ts";
+import { Carrier } from "./carrier.ts";
+import { Discovery } from "./discovery.ts";
+import { SyncEntry } from "./entry.ts";
+import { Lane } from "./lane.ts";
+import { backOffMs, isStoreFailure, StoreHealth } from "./store-health.ts";
+import type {
+  RemoteHealth,
+  Sync,
+  SyncedDatabase,
+  SyncHost,
+  SyncLimits,
+  SyncStats,
+  SyncWait,
+  Tombstone,
+} from "./sync.ts";
+import { Timetable } from "./timetable.ts";
+import { Tombstones } from "./tombstones.ts";
+import { Upkeeper } from "./upkeeper.ts";
+
+/** Bytes of one database that are not worth waiting for the interval with. */
+const uploadEarlyBytes = 16 * 1024 * 1024;
+
+/** Part of the interval by which chance brings an upload forward. */
+const intervalJitter = 0.2;
+
+/** Spread of uploads that have waited for the store, once it answers again. */
+const comeBackMs = 1_000;
+
+export interface RemoteSyncOptions {
+  readonly host: SyncHost;
+  readonly remote: RemoteStage;
+  readonly limits: SyncLimits;
+  /** False: only SyncDatabase, REMOTE writes, moves and the end carry anything. */
+  readonly isAutomatic: boolean;
+}
+
+export class RemoteSync implements Sync {
+  readonly isCarrying = true;
+  readonly #host: SyncHost;
+  readonly #limits: SyncLimits;
+  readonly #isAutomatic: boolean;
+  readonly #entries = new Map<string, SyncEntry>();
+  readonly #timetable: Timetable;
+  readonly #health: StoreHealth;
+  readonly #backlog: Backlog;
+  readonly #uploads: Lane;
+  readonly #upkeeps: Lane;
+  readonly #carrier: Carrier;
+  readonly #upkeeper: Upkeeper;
+  readonly #discovery: Discovery;
+  readonly #tombstones: Tombstones;
+  readonly #tryAgain = { dueAtMs: 0, place: -1, run: () => this.#pump() };
+  #uploadFailures = 0;
+  #isClosing = false;
+  #closed: Promise<void> | undefined;
+
+  constructor({ host, remote, limits, isAutomatic }: RemoteSyncOptions) {
+    const { clock, random, log } = host;
+    this.#host = host;
+    this.#limits = limits;
+    this.#isAutomatic = isAutomatic;
+    this.#timetable = new Timetable(clock);
+    this.#health = new StoreHealth(clock, random, limits.backOff, {
+      away: (problem) => log("warn", "the remote stage does not answer; what is committed waits for it", { problem }),
+      back: () => this.#storeIsBack(),
+    });
+    this.#backlog = new Backlog(clock, limits.unsyncedBytesMax, () => this.#expedite());
+    const context = { host, remote, limits, health: this.#health };
+    const lane = (countMax: number) =>
+      new Lane({
+        countMax,
+        mayBegin: () => this.#mayBegin(),
+        onProblem: (error) => log("error", "syncing met what it did not foresee", { error }),
+      });
+    this.#uploads = lane(limits.uploadConcurrencyMax);
+    this.#upkeeps = lane(limits.compactionConcurrencyMax);
+    this.#tombstones = new Tombstones(context, this.#timetable, this.#upkeeps, () => this.#settled());
+    this.#carrier = new Carrier(context, {
+      beforeFirst: (id, signal) => this.#tombstones.clear(id, signal),
+      account: (entry) => this.#account(entry),
+    });
+    this.#upkeeper = new Upkeeper(context);
+    this.#discovery = new Discovery(context, this.#timetable, (id, lineage) => this.#tombstones.has(id, lineage));
+  }
+
+  get health(): RemoteHealth {
+    const { problem } = this.#health;
+    return { isHealthy: problem === undefined, problem };
+  }
+
+  committed(database: SyncedDatabase): void {
+    const entry = this.#entryOf(database.id);
+    const nowMs = this.#host.clock.now();
+    entry.log = database.log;
+    entry.unsyncedSinceMs ??= nowMs;
+    this.#account(entry);
+    if (entry.openSinceMs === undefined) {
+      entry.openSinceMs = nowMs;
+      this.#schedule(entry);
+    } else if (entry.bytes >= uploadEarlyBytes) {
+      this.#requestEarly(entry);
+    }
+  }
+
+  admit(durability: DurabilityLevel, options: CallOptions): Promise<void> | undefined {
+    return this.#isAutomatic ? this.#backlog.admit(durability, options) : undefined;
+  }
+
+  async durable(database: SyncedDatabase, txid: bigint, wait: SyncWait): Promise<void> {
+    if (database.durableTxid >= txid) return;
+    const entry = this.#entryOf(database.id);
+    if (entry.isFenced) throw fenced(database.id, database.durableTxid);
+    if (this.#closed !== undefined) throw new Failure("SHUTTING_DOWN");
+    entry.log = database.log;
+    entry.unsyncedSinceMs ??= this.#host.clock.now();
+    this.#want(entry);
+    await entry.waits.wait(
+      txid,
+      wait,
+      () =>
+        new Failure("REMOTE_NOT_REACHED", {
+          database: database.id,
+          sequence: String(txid),
+          durableSequence: String(database.durableTxid),
+        }),
+    );
+  }
+
+  async uploadAll(database: SyncedDatabase, wait: SyncWait): Promise<bigint> {
+    for (;;) {
+      const { log } = database;
+      const last = log.hasOpen ? log.openTxid : log.closedTxid;
+      if (last <= database.durableTxid) return database.durableTxid;
+      await this.durable(database, last, wait);
+    }
+  }
+
+  factsChanged(id: string): void {
+    const row = this.#host.row(id);
+    // What was never uploaded gets its manifest with its first batch.
+    if (row === undefined || row.durableSequence === 0) return;
+    const entry = this.#entryOf(id);
+    entry.hasNewFacts = true;
+    if (this.#isAutomatic) this.#timetable.setBy(entry.uploadDue, this.#host.clock.now() + this.#jittered());
+  }
+
+  retired(id: string, untilMs: number): void {
+    const entry = this.#entryOf(id);
+    if (entry.retiredUntilMs === undefined || untilMs < entry.retiredUntilMs) entry.retiredUntilMs = untilMs;
+    this.#scheduleUpkeep(entry);
+  }
+
+  isBusy(id: string): boolean {
+    const entry = this.#entries.get(id);
+    if (entry === undefined) return false;
+    if (this.#uploads.isRunning(entry.upload) || this.#upkeeps.isRunning(entry.upkeep)) return true;
+    return entry.waits.count > 0 || (this.#isAutomatic && entry.openSinceMs !== undefined);
+  }
+
+  async forget(id: string, failure: Failure): Promise<void> {
+    const entry = this.#entries.get(id);
+    if (entry === undefined) return;
+    entry.waits.rejectAll(failure);
+    entry.controller.abort(failure);
+    this.#uploads.remove(entry.upload);
+    this.#upkeeps.remove(entry.upkeep);
+    await Promise.all([this.#uploads.whenEnded(entry.upload), this.#upkeeps.whenEnded(entry.upkeep)]);
+    this.#timetable.remove(entry.uploadDue);
+    this.#timetable.remove(entry.upkeepDue);
+    this.#backlog.change(-entry.bytes);
+    entry.bytes = 0;
+    if (this.#entries.get(id) === entry) this.#entries.delete(id);
+  }
+
+  deleted(tombstone: Tombstone): void {
+    this.#tombstones.add(tombstone);
+  }
+
+  lookUp(id: string): Promise<boolean> {
+    return this.#discovery.lookUp(id);
+  }
+
+  get isDiscovering(): boolean {
+    return this.#discovery.isRunning;
+  }
+
+  start({ unsynced, upkeeps, tombstones, isCatalogComplete }: Parameters<Sync["start"]>[0]): void {
+    const { clock } = this.#host;
+    const nowMs = clock.now();
+    for (const tombstone of tombstones) this.#tombstones.add(tombstone);
+    for (const id of unsynced) {
+      const entry = this.#entryOf(id);
+      entry.openSinceMs = nowMs;
+      entry.unsyncedSinceMs = nowMs;
+      entry.hasNewFacts = true;
+      if (this.#isAutomatic)
+        this.#timetable.setBy(entry.uploadDue, nowMs + this.#host.random() * this.#limits.intervalMs);
+    }
+    for (const { id, atMs } of upkeeps) {
+      const waitMs = Math.max(0, atMs - clock.wallMs()) + this.#host.random() * this.#limits.intervalMs;
+      this.#timetable.setBy(this.#entryOf(id).upkeepDue, nowMs + waitMs);
+    }
+    this.#discovery.start(isCatalogComplete);
+  }
+
+  stats(): SyncStats {
+    const nowMs = this.#host.clock.now();
+    let oldestMs = nowMs;
+    let unsyncedDatabases = 0;
+    let fencedDatabases = 0;
+    for (const entry of this.#entries.values()) {
+      if (entry.isFenced) fencedDatabases++;
+      if (entry.unsyncedSinceMs === undefined) continue;
+      unsyncedDatabases++;
+      if (entry.unsyncedSinceMs < oldestMs) oldestMs = entry.unsyncedSinceMs;
+    }
+    const { uploads, uploadedBytes } = this.#carrier;
+    const { compactions, snapshots } = this.#upkeeper;
+    return {
+      uploads,
+      puts: this.#carrier.puts + this.#upkeeper.puts,
+      uploadedBytes: uploadedBytes + this.#upkeeper.putBytes,
+      uploadFailures: this.#uploadFailures,
+      compactions,
+      snapshots,
+      unsyncedDatabases,
+      unsyncedBytes: this.#backlog.bytes,
+      lagMs: nowMs - oldestMs,
+      fencedDatabases,
+      deletionsPending: this.#tombstones.count,
+    };
+  }
+
+  close(graceMs: number): Promise<void> {
+    this.#closed ??= this.#close(graceMs);
+    return this.#closed;
+  }
+
+  async #close(graceMs: number): Promise<void> {
+    this.#isClosing = true;
+    this.#discovery.stop();
+    this.#tombstones.stop();
+    const { clock, log } = this.#host;
+    const isOver = Promise.withResolvers<void>();
+    const cancelTimer = clock.after(graceMs, isOver.resolve);
+    this.#timetable.clear();
+    for (const entry of this.#entries.values()) {
+      this.#upkeeps.remove(entry.upkeep);
+      if (entry.isUnsynced || entry.hasNewFacts) this.#want(entry);
+    }
+    await Promise.race([this.#uploads.whenEmpty(), isOver.promise]);
+    cancelTimer();
+    const failure = new Failure("SHUTTING_DOWN");
+    this.#uploads.clear();
+    this.#upkeeps.clear();
+    let left = 0;
+    for (const entry of this.#entries.values()) {
+      if (entry.isUnsynced) left++;
+      entry.waits.rejectAll(failure);
+      entry.controller.abort(failure);
+    }
+    if (left > 0) {
+      log("warn", "not everything was uploaded at the end; the next start goes on", { databases: left });
+    }
+    this.#backlog.end(failure);
+    await Promise.all([this.#uploads.whenIdle(), this.#upkeeps.whenIdle(), this.#discovery.whenIdle()]);
+    this.#timetable.clear();
+  }
+
+  #entryOf(id: string): SyncEntry {
+    let entry = this.#entries.get(id);
+    if (entry === undefined) {
+      entry = new SyncEntry(id, this.#host.clock, this.#work);
+      this.#entries.set(id, entry);
+    }
+    return entry;
+  }
+
+  readonly #work = {
+    uploadDue: (entry: SyncEntry) => this.#uploads.add(entry.upload, entry.waits.count > 0),
+    upkeepDue: (entry: SyncEntry) => this.#upkeeps.add(entry.upkeep, false),
+    upload: (entry: SyncEntry) => this.#upload(entry),
+    uploadEnded: (entry: SyncEntry) => this.#uploadEnded(entry),
+    upkeep: (entry: SyncEntry) => this.#runUpkeep(entry),
+    upkeepEnded: (entry: SyncEntry) => {
+      this.#settled();
+      this.#scheduleUpkeep(entry);
+    },
+  };
+
+  async #upload(entry: SyncEntry): Promise<void> {
+    this.#timetable.remove(entry.uploadDue);
+    try {
+      await this.#carrier.carry(entry);
+      entry.uploadFailures = 0;
+    } catch (error) {
+      if (entry.controller.signal.aborted) return;
+      this.#uploadFailures++;
+      entry.uploadFailures++;
+      const isStores = isStoreFailure(error);
+      if (!isStores || (entry.uploadFailures === 1 && !this.#health.isAway)) {
+        this.#host.log(isStores ? "warn" : "error", "an upload failed; it is tried again", {
+          database: entry.id,
+          error,
+        });
+      }
+    }
+  }
+
+  #uploadEnded(entry: SyncEntry): void {
+    this.#settled();
+    this.#account(entry);
+    if (entry.controller.signal.aborted) return;
+    if (entry.uploadFailures > 0) {
+      if (this.#isClosing && this.#health.isAway) return;
+      const waitMs = backOffMs(entry.uploadFailures, this.#limits.backOff, this.#host.random);
+      this.#timetable.setBy(entry.uploadDue, this.#host.clock.now() + waitMs);
+    } else if (entry.isWanted) {
+      this.#uploads.add(entry.upload, true);
+    } else {
+      this.#schedule(entry);
+      this.#scheduleUpkeep(entry);
+    }
+  }
+
+  async #runUpkeep(entry: SyncEntry): Promise<void> {
+    this.#timetable.remove(entry.upkeepDue);
+    try {
+      await this.#upkeeper.run(entry);
+      entry.upkeepFailures = 0;
+    } catch (error) {
+      if (entry.controller.signal.aborted) return;
+      entry.upkeepFailures++;
+      if (!this.#health.isAway) {
+        this.#host.log("warn", "the upkeep of a remote copy failed; it is tried again", { database: entry.id, error });
+      }
+    }
+  }
+
+  /** Somebody waits, or asked for it: as soon as there is a place, and without a pause if it runs already. */
+  #want(entry: SyncEntry): void {
+    entry.isWanted = true;
+    // One that failed a moment ago keeps its pause; who waits is served then.
+    if (entry.uploadFailures > 0 && entry.uploadDue.place >= 0) return;
+    this.#timetable.remove(entry.uploadDue);
+    this.#uploads.add(entry.upload, true);
+  }
+
+  /** A commit waits for the interval, less some chance, so that databases written together are not uploaded together. */
+  #schedule(entry: SyncEntry): void {
+    const { openSinceMs } = entry;
+    if (!this.#isAutomatic || entry.isFenced || this.#closed !== undefined) return;
+    const isUnderWay = this.#uploads.isRunning(entry.upload) || this.#uploads.isWaiting(entry.upload);
+    if (openSinceMs === undefined || isUnderWay || entry.uploadFailures > 0) return;
+    this.#timetable.setBy(entry.uploadDue, openSinceMs + this.#jittered());
+  }
+
+  #scheduleUpkeep(entry: SyncEntry): void {
+    if (entry.controller.signal.aborted || this.#isClosing || entry.isFenced) return;
+    if (this.#upkeeps.isRunning(entry.upkeep) || this.#upkeeps.isWaiting(entry.upkeep)) return;
+    const { clock, random } = this.#host;
+    const plan = this.#upkeeper.next(entry);
+    if (plan === undefined) {
+      this.#forgetIfIdle(entry);
+      return;
+    }
+    const jitterMs = random() * Math.min(this.#limits.upkeepJitterMs, Math.max(0, plan.spreadMs));
+    const backOff = entry.upkeepFailures > 0 ? backOffMs(entry.upkeepFailures, this.#limits.backOff, random) : 0;
+    const waitMs = Math.max(plan.atMs - clock.wallMs() + jitterMs, backOff, 0);
+    this.#timetable.set(entry.upkeepDue, clock.now() + waitMs);
+  }
+
+  /** An entry that has nothing more to do is not kept. */
+  #forgetIfIdle(entry: SyncEntry): void {
+    if (entry.isUnsynced || entry.hasNewFacts || entry.isFenced || entry.waits.count > 0) return;
+    if (this.#uploads.isRunning(entry.upload) || this.#uploads.isWaiting(entry.upload)) return;
+    if (entry.uploadDue.place >= 0 || entry.upkeepDue.place >= 0) return;
+    this.#backlog.change(-entry.bytes);
+    entry.bytes = 0;
+    this.#entries.delete(entry.id);
+  }
+
+  #account(entry: SyncEntry): void {
+    const bytes = this.#isAutomatic && entry.isUnsynced ? (entry.log?.unsyncedBytes ?? 0) : 0;
+    const change = bytes - entry.bytes;
+    entry.bytes = bytes;
+    this.#backlog.change(change);
+  }
+
+  #requestEarly(entry: SyncEntry): void {
+    if (!this.#isAutomatic || entry.isFenced || entry.uploadFailures > 0 || this.#closed !== undefined) return;
+    if (this.#uploads.isRunning(entry.upload)) return;
+    this.#timetable.remove(entry.uploadDue);
+    this.#uploads.add(entry.upload, false);
+  }
+
+  /** Half of the budget is used: nobody waits for the interval any more. */
+  #expedite(): void {
+    for (const entry of this.#entries.values()) if (entry.openSinceMs !== undefined) this.#requestEarly(entry);
+  }
+
+  #storeIsBack(): void {
+    const { clock, random, log } = this.#host;
+    log("info", "the remote stage answers again", { waiting: this.#uploads.waitingCount });
+    const nowMs = clock.now();
+    for (const entry of this.#entries.values()) {
+      if (entry.uploadFailures > 0) this.#timetable.setBy(entry.uploadDue, nowMs + random() * comeBackMs);
+    }
+  }
+
+  #jittered(): number {
+    return this.#limits.intervalMs * (1 - intervalJitter * this.#host.random());
+  }
+
+  #mayBegin(): boolean {
+    const atMs = this.#health.nextTryAtMs;
+    if (atMs === undefined) return false;
+    if (atMs > this.#host.clock.now()) {
+      this.#timetable.setBy(this.#tryAgain, atMs);
+      return false;
+    }
+    this.#health.began();
+    return true;
+  }
+
+  #settled(): void {
+    this.#health.settled();
+    this.#pump();
+  }
+
+  #pump(): void {
+    this.#uploads.pump();
+    this.#upkeeps.pump();
+  }
+}
+
+function fenced(database: string, durableTxid: bigint): Failure {
+  return new Failure("DATABASE_FENCED", { database, sequence: String(durableTxid + 1n) });
+}

@@ -1,0 +1,130 @@
+/** Remote copies of deleted databases: they go when the store can be asked, whatever happens between. */
+import { KeyedLock } from "../keyed-lock.ts";
+import type { Job, Lane } from "./lane.ts";
+import { type StoreContext, storeCall } from "./store-context.ts";
+import { backOffMs } from "./store-health.ts";
+import type { Tombstone } from "./sync.ts";
+import type { Due, Timetable } from "./timetable.ts";
+
+interface Pending {
+  readonly tombstone: Tombstone;
+  readonly job: Job;
+  readonly due: Due;
+  failures: number;
+}
+
+export class Tombstones {
+  readonly #context: StoreContext;
+  readonly #timetable: Timetable;
+  readonly #lane: Lane;
+  readonly #onSettled: () => void;
+  /** By id: one id may have been used and deleted several times. */
+  readonly #pending = new Map<string, Pending[]>();
+  /** An upload may clear an id's tombstones while their own job runs. */
+  readonly #lock = new KeyedLock();
+  readonly #controller = new AbortController();
+  #count = 0;
+
+  constructor(context: StoreContext, timetable: Timetable, lane: Lane, onSettled: () => void) {
+    this.#context = context;
+    this.#timetable = timetable;
+    this.#lane = lane;
+    this.#onSettled = onSettled;
+  }
+
+  get count(): number {
+    return this.#count;
+  }
+
+  has(id: string, lineage: string): boolean {
+    return this.#pending.get(id)?.some(({ tombstone }) => tombstone.lineage === lineage) ?? false;
+  }
+
+  add(tombstone: Tombstone): void {
+    const pending: Pending = {
+      tombstone,
+      failures: 0,
+      job: { run: () => this.#run(pending), ended: () => this.#ended(pending) },
+      due: { dueAtMs: 0, place: -1, run: () => this.#lane.add(pending.job, false) },
+    };
+    const ofId = this.#pending.get(tombstone.id);
+    if (ofId === undefined) this.#pending.set(tombstone.id, [pending]);
+    else ofId.push(pending);
+    this.#count++;
+    this.#lane.add(pending.job, false);
+  }
+
+  /** Clears those of an id now, because a new database of the id is about to be published. */
+  async clear(id: string, signal: AbortSignal): Promise<void> {
+    for (const pending of [...(this.#pending.get(id) ?? [])]) await this.#remove(pending, signal);
+  }
+
+  stop(): void {
+    this.#controller.abort();
+    for (const ofId of this.#pending.values()) for (const { job } of ofId) this.#lane.remove(job);
+  }
+
+  async #run(pending: Pending): Promise<void> {
+    try {
+      await this.#remove(pending, this.#controller.signal);
+    } catch (error) {
+      if (this.#controller.signal.aborted) return;
+      pending.failures++;
+      if (pending.failures === 1 || !this.#context.health.isAway) {
+        const { id } = pending.tombstone;
+        this.#context.host.log(
+          "warn",
+          "the remote copy of a deleted database could not be removed; it is tried again",
+          {
+            database: id,
+            error,
+          },
+        );
+      }
+    }
+  }
+
+  #ended(pending: Pending): void {
+    this.#onSettled();
+    if (!this.#isPending(pending) || this.#controller.signal.aborted) return;
+    const { host, limits } = this.#context;
+    const waitMs = backOffMs(Math.max(1, pending.failures), limits.backOff, host.random);
+    this.#timetable.set(pending.due, host.clock.now() + waitMs);
+  }
+
+  #remove(pending: Pending, signal: AbortSignal): Promise<void> {
+    return this.#lock.run(pending.tombstone.id, async () => {
+      if (!this.#isPending(pending)) return;
+      await this.#removeCopy(pending.tombstone, signal);
+      await pending.tombstone.done();
+      this.#timetable.remove(pending.due);
+      this.#lane.remove(pending.job);
+      const left = this.#pending.get(pending.tombstone.id)?.filter((other) => other !== pending) ?? [];
+      if (left.length > 0) this.#pending.set(pending.tombstone.id, left);
+      else this.#pending.delete(pending.tombstone.id);
+      this.#count--;
+    });
+  }
+
+  /**
+   * What only the manifest names goes first, then the manifest, so that nobody finds the database any more, then the data.
+   * After an interruption the same again does no harm.
+   */
+  async #removeCopy({ id, lineage, prefix }: Tombstone, signal: AbortSignal): Promise<void> {
+    const { manifests } = this.#context.remote;
+    const removeReplica = (of: string) =>
+      storeCall(this.#context, signal, 0, (call) => this.#context.remote.replica(of).remove(call));
+    const stored = await storeCall(this.#context, signal, 0, (call) => manifests.read(id, call));
+    // Another database may have the id by now, of this server or another one; its files are not touched.
+    if (stored?.manifest.lineage === lineage) {
+      for (const retired of stored.manifest.retired) await removeReplica(retired.prefix);
+      await storeCall(this.#context, signal, 0, (call) => manifests.remove(id, lineage, call));
+    }
+    const isReused = stored !== undefined && stored.manifest.lineage !== lineage && stored.manifest.prefix === prefix;
+    if (!isReused) await removeReplica(prefix);
+  }
+
+  #isPending(pending: Pending): boolean {
+    return this.#pending.get(pending.tombstone.id)?.includes(pending) ?? false;
+  }
+}

@@ -1,0 +1,135 @@
+/** Keeps replicas in the remote stage short and young: levels, snapshots, retention, and histories that were replaced. */
+import { snapshotLevel } from "../../ltx/replica.ts";
+import type { RetiredPrefix } from "../../stages/manifest.ts";
+import type { RemoteReplica } from "../../stages/remote.ts";
+import type { SyncEntry } from "./entry.ts";
+import { type StoreContext, storeCall } from "./store-context.ts";
+import { nextUpkeep, type UpkeepRules, type UpkeepStep } from "./upkeep.ts";
+
+/** Steps in a row for one database before others have their turn. */
+const stepCountMax = 8;
+
+/** A replica's files are kept in memory when its next step is due within this time. */
+const replicaKeepMs = 10 * 60_000;
+
+/** When upkeep is due, milliseconds since 1970, and how far chance may put it off. */
+export interface UpkeepTime {
+  readonly atMs: number;
+  readonly spreadMs: number;
+}
+
+export class Upkeeper {
+  readonly #context: StoreContext;
+  readonly #rules: UpkeepRules;
+  #compactions = 0;
+  #snapshots = 0;
+  #putBytes = 0;
+
+  constructor(context: StoreContext) {
+    this.#context = context;
+    this.#rules = context.limits.upkeep;
+  }
+
+  /** Objects put. */
+  get puts(): number {
+    return this.#compactions + this.#snapshots;
+  }
+
+  /** Files made of those of the level below. */
+  get compactions(): number {
+    return this.#compactions;
+  }
+
+  get snapshots(): number {
+    return this.#snapshots;
+  }
+
+  get putBytes(): number {
+    return this.#putBytes;
+  }
+
+  /** When a database needs it next, as far as is known; the time is also kept in the catalog. */
+  next(entry: SyncEntry): UpkeepTime | undefined {
+    const { host } = this.#context;
+    const { replica } = entry;
+    if (replica === undefined && entry.retiredUntilMs === undefined) return undefined;
+    const upkeep = replica && nextUpkeep(replica.files(), this.#rules);
+    const atMs = Math.min(upkeep?.atMs ?? Number.POSITIVE_INFINITY, entry.retiredUntilMs ?? Number.POSITIVE_INFINITY);
+    const nowMs = host.clock.wallMs();
+    if (atMs > nowMs + replicaKeepMs && !entry.isUnsynced) entry.replica = undefined;
+    if (atMs !== entry.upkeepAtMs) {
+      entry.upkeepAtMs = atMs;
+      host.save(entry.id, { upkeepAtMs: Number.isFinite(atMs) ? atMs : 0 });
+    }
+    return Number.isFinite(atMs) ? { atMs, spreadMs: this.#context.limits.upkeepJitterMs } : undefined;
+  }
+
+  /** Does what is due. */
+  async run(entry: SyncEntry): Promise<void> {
+    const { host, remote } = this.#context;
+    const { signal } = entry.controller;
+    const row = host.row(entry.id);
+    if (row === undefined || row.isFenced) {
+      entry.replica = undefined;
+      entry.retiredUntilMs = undefined;
+      return;
+    }
+    await this.#removeRetired(entry);
+    const replica = entry.replica ?? remote.replica(row.remotePrefix);
+    if (entry.replica === undefined) {
+      await storeCall(this.#context, signal, 0, (call) => replica.load(call));
+      entry.replica = replica;
+    }
+    let last: string | undefined;
+    for (let count = 0; count < stepCountMax; count++) {
+      const upkeep = nextUpkeep(replica.files(), this.#rules);
+      if (upkeep === undefined || upkeep.atMs > host.clock.wallMs()) return;
+      const step = JSON.stringify(upkeep.step);
+      if (step === last) throw new Error(`the step ${step} has changed nothing`);
+      last = step;
+      await this.#step(entry, replica, upkeep.step);
+    }
+  }
+
+  async #step(entry: SyncEntry, replica: RemoteReplica, step: UpkeepStep): Promise<void> {
+    const { signal } = entry.controller;
+    const nowMs = this.#context.host.clock.wallMs();
+    if (step.kind === "expire") {
+      await storeCall(this.#context, signal, 0, (call) => replica.expire(nowMs, call));
+      return;
+    }
+    const level = step.kind === "snapshot" ? snapshotLevel : step.level;
+    const bytes = replica.files().reduce((total, { byteCount }) => total + byteCount, 0);
+    const file = await storeCall(this.#context, signal, bytes, (call) => replica.compact(level, nowMs, call));
+    if (file === undefined) return;
+    this.#putBytes += file.byteCount;
+    if (step.kind === "snapshot") this.#snapshots++;
+    else this.#compactions++;
+  }
+
+  /** Histories that a restore in place has replaced go when their time is over: the data first, then their mention. */
+  async #removeRetired(entry: SyncEntry): Promise<void> {
+    const { host, remote } = this.#context;
+    const { signal } = entry.controller;
+    const nowMs = host.clock.wallMs();
+    if (entry.retiredUntilMs === undefined || entry.retiredUntilMs > nowMs) return;
+    const stored = await storeCall(this.#context, signal, 0, (call) => remote.manifests.read(entry.id, call));
+    if (stored === undefined) {
+      entry.retiredUntilMs = undefined;
+      return;
+    }
+    const { manifest, etag } = stored;
+    const isOver = ({ keepUntilMs }: RetiredPrefix) => keepUntilMs <= nowMs;
+    for (const { prefix } of manifest.retired.filter(isOver)) {
+      await storeCall(this.#context, signal, 0, (call) => remote.replica(prefix).remove(call));
+    }
+    const retired = manifest.retired.filter((each) => !isOver(each));
+    if (retired.length < manifest.retired.length) {
+      const changed = { ...manifest, retired };
+      // When somebody else has just written it, the next round sees to it.
+      await storeCall(this.#context, signal, 0, (call) => remote.manifests.replace(changed, etag, call));
+    }
+    const next = Math.min(...retired.map(({ keepUntilMs }) => keepUntilMs));
+    entry.retiredUntilMs = Number.isFinite(next) ? next : undefined;
+  }
+}
