@@ -31,8 +31,9 @@ export interface OpenFile {
  * - `read`: it has to be there.
  * - `write`: it has to be there; it is read and written.
  * - `make`: an empty one is made, in place of what has the name.
+ * - `log`: as `write`, and made where there is none; every write is on the disk when it resolves.
  */
-export type OpenMode = "read" | "write" | "make";
+export type OpenMode = "read" | "write" | "make" | "log";
 
 /** What a disk, or the memory behind a tmpfs, has. */
 export interface Space {
@@ -120,14 +121,19 @@ export const nodeFileSystem: FileSystem = {
   isLinked: (descriptor) => fstatSync(descriptor).nlink > 0,
   close: closeSync,
   async openFile(path, mode) {
-    const create = constants.O_CREAT | constants.O_TRUNC;
-    const flags = mode === "read" ? constants.O_RDONLY : constants.O_RDWR | (mode === "make" ? create : 0);
-    return new NodeFile(await fs.open(path, flags | constants.O_NOFOLLOW));
+    return new NodeFile(await fs.open(path, openFlags[mode] | constants.O_NOFOLLOW));
   },
   async space(path) {
     const { type, bsize, blocks, bavail } = await fs.statfs(path);
     return { totalBytes: blocks * bsize, freeBytes: bavail * bsize, isMemory: memoryTypes.has(type) };
   },
+};
+
+const openFlags: Readonly<Record<OpenMode, number>> = {
+  read: constants.O_RDONLY,
+  write: constants.O_RDWR,
+  make: constants.O_RDWR | constants.O_CREAT | constants.O_TRUNC,
+  log: constants.O_RDWR | constants.O_CREAT | constants.O_DSYNC,
 };
 
 /** Numbers that Linux gives to tmpfs and ramfs. */
