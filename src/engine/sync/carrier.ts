@@ -3,7 +3,7 @@ import { Failure } from "../../failure/failure.ts";
 import { FencedError, type RemoteReplica } from "../../stages/remote.ts";
 import type { Batch } from "../../stages/stage.ts";
 import type { SyncEntry } from "./entry.ts";
-import { publish } from "./publish.ts";
+import { prefixOf, publish } from "./publish.ts";
 import { type StoreContext, storeCall } from "./store-context.ts";
 import type { SyncedDatabase } from "./sync.ts";
 
@@ -46,6 +46,8 @@ export class Carrier {
     const row = host.row(entry.id);
     if (row === undefined || row.isFenced) {
       settle(entry);
+      const gone = new Failure("DATABASE_NOT_FOUND", { database: entry.id });
+      entry.waits.rejectAll(row === undefined ? gone : fencedFailure(row.id, BigInt(row.durableSequence)));
       return;
     }
     if (entry.isUnsynced) {
@@ -65,7 +67,8 @@ export class Carrier {
         }
       }
     }
-    if (entry.hasNewFacts) await this.#carryFacts(entry);
+    if (entry.hasNewFacts && (host.row(entry.id)?.durableSequence ?? 0) > 0) await this.#carryFacts(entry);
+    entry.hasNewFacts = false;
   }
 
   async #carryBatches(entry: SyncEntry, database: SyncedDatabase): Promise<void> {
@@ -95,13 +98,17 @@ export class Carrier {
 
   async #store(entry: SyncEntry, database: SyncedDatabase, replica: RemoteReplica, batch: Batch): Promise<void> {
     const { signal } = entry.controller;
+    const { failPoints } = this.#context.host;
+    failPoints.reach("upload.begin");
     await storeCall(this.#context, signal, batch.byteCount, (call) => replica.append(batch, call));
+    failPoints.reach("upload.stored");
     this.#uploads++;
     this.#puts++;
     this.#uploadedBytes += batch.byteCount;
     // Data first, then what publishes it: a manifest never stands for nothing.
     if (this.#context.host.row(entry.id)?.manifestVersion === 0) await this.#carryFacts(entry);
     this.#reached(entry, database, batch.txid);
+    failPoints.reach("upload.noted");
     if (entry.openSinceMs === undefined && database.log.pending().length === 0) entry.unsyncedSinceMs = undefined;
   }
 
@@ -120,7 +127,7 @@ export class Carrier {
     const { signal } = entry.controller;
     const row = host.row(entry.id);
     if (row === undefined) throw new Failure("DATABASE_NOT_FOUND", { database: entry.id });
-    const replica = remote.replica(row.remotePrefix);
+    const replica = remote.replica(prefixOf(remote, row));
     if (row.manifestVersion === 0) await this.#hooks.beforeFirst(entry.id, signal);
     if (log.closedTxid > 0n) {
       await storeCall(this.#context, signal, 0, (call) => replica.load(call));
@@ -168,27 +175,27 @@ export class Carrier {
     this.#reached(entry, database, snapshot.txid);
   }
 
+  /** Only for what has data in the remote stage. */
   async #carryFacts(entry: SyncEntry): Promise<void> {
     const { host, remote } = this.#context;
     const { signal } = entry.controller;
     const row = host.row(entry.id);
     entry.hasNewFacts = false;
     if (row === undefined || row.manifestVersion === row.etagVersion) return;
+    host.failPoints.reach("manifest.begin");
     try {
-      await storeCall(this.#context, signal, 0, (call) => publish(remote.manifests, row, call));
+      await storeCall(this.#context, signal, 0, (call) => publish(remote, row, call));
     } catch (error) {
       entry.hasNewFacts = true;
       throw error;
     }
+    host.failPoints.reach("manifest.stored");
     this.#puts++;
     host.save(entry.id, { manifestVersion: row.etagVersion });
   }
 
   #fence(entry: SyncEntry, database: SyncedDatabase): void {
-    const failure = new Failure("DATABASE_FENCED", {
-      database: entry.id,
-      sequence: String(database.durableTxid + 1n),
-    });
+    const failure = fencedFailure(entry.id, database.durableTxid);
     this.#context.host.log("error", "another server writes this database; this one only reads what it has", {
       database: entry.id,
       durableSequence: String(database.durableTxid),
@@ -201,9 +208,14 @@ export class Carrier {
     entry.isWanted = false;
     database.fence(failure);
     this.#context.host.save(entry.id, { isFenced: true });
+    this.#context.host.failPoints.reach("fence.noted");
     entry.waits.rejectAll(failure);
     this.#hooks.account(entry);
   }
+}
+
+export function fencedFailure(database: string, durableTxid: bigint): Failure {
+  return new Failure("DATABASE_FENCED", { database, sequence: String(durableTxid + 1n) });
 }
 
 function settle(entry: SyncEntry): void {

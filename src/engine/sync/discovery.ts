@@ -52,25 +52,25 @@ export class Discovery {
   }
 
   /** See `Sync.lookUp`. */
-  lookUp(id: string): Promise<boolean> {
-    if (!this.#isRunning) return Promise.resolve(false);
-    let found = this.#lookUps.get(id);
-    if (found === undefined) {
-      found = this.#lookUpNow(id).finally(() => this.#lookUps.delete(id));
-      this.#lookUps.set(id, found);
-    }
-    return found;
-  }
-
-  async #lookUpNow(id: string): Promise<boolean> {
+  async lookUp(id: string): Promise<boolean> {
+    if (!this.#isRunning) return false;
     try {
-      return await this.#take(id);
+      return await this.#takeOnce(id);
     } catch (error) {
       if (!isStoreFailure(error)) throw error;
       // The bucket is this server's: what the catalog did not lose is not there either.
       if (this.#isCatalogComplete) return false;
       throw new Failure("STAGE_UNAVAILABLE", { stage: "remote" }, { cause: error, retryAfterMs: 1_000 });
     }
+  }
+
+  #takeOnce(id: string): Promise<boolean> {
+    let found = this.#lookUps.get(id);
+    if (found === undefined) {
+      found = this.#take(id).finally(() => this.#lookUps.delete(id));
+      this.#lookUps.set(id, found);
+    }
+    return found;
   }
 
   #begin(): void {
@@ -87,7 +87,7 @@ export class Discovery {
       // All take from one line; a walk is as wide as this, and a list is read no faster than its names are looked at.
       const walker = async () => {
         for (let next = await ids.next(); next.done !== true; next = await ids.next()) {
-          if (await this.lookUp(next.value)) found++;
+          if (await this.#takeListed(next.value)) found++;
         }
       };
       await allSettledOrThrow(Array.from({ length: concurrency }, walker));
@@ -102,6 +102,17 @@ export class Discovery {
         host.log("warn", "the remote stage could not be looked through; it is tried again", { error });
       }
       this.#timetable.set(this.#again, host.clock.now() + backOffMs(this.#failures, limits.backOff, host.random));
+    }
+  }
+
+  async #takeListed(id: string): Promise<boolean> {
+    try {
+      return await this.#takeOnce(id);
+    } catch (error) {
+      if (!(error instanceof Failure)) throw error;
+      // Damage of one database does not hide the others.
+      this.#context.host.log("error", "a database in the remote stage cannot be read", { database: id, error });
+      return false;
     }
   }
 
@@ -120,7 +131,9 @@ export class Discovery {
       return false;
     }
     const sizeBytes = replica.files().reduce((total, { byteCount }) => total + byteCount, 0);
-    return host.discovered({ manifest, txid: replica.txid, sizeBytes });
+    const isNew = await host.discovered({ manifest, txid: replica.txid, sizeBytes });
+    if (isNew) host.failPoints.reach("discover.noted");
+    return isNew;
   }
 }
 

@@ -1,19 +1,24 @@
 /** Keeps a database's manifest in step with its facts. */
 import type { ObjectCall } from "../../objects/object-store.ts";
-import type { Manifest, Manifests } from "../../stages/manifest.ts";
-import { FencedError } from "../../stages/remote.ts";
+import type { Manifest } from "../../stages/manifest.ts";
+import { FencedError, type RemoteStage } from "../../stages/remote.ts";
 import type { CatalogRow } from "../catalog.ts";
 
 /** Others may write the manifest at the same time; each round sees what they did. */
 const roundCountMax = 4;
 
+/** Where the replica of a database is kept: in its own place, unless it was adopted from another. */
+export function prefixOf(remote: RemoteStage, { id, lineage, remotePrefix }: CatalogRow): string {
+  return remotePrefix === "" ? remote.prefixOf(id, lineage) : remotePrefix;
+}
+
 /** What the manifest of a database says. What only the manifest knows is taken over from the one that is stored. */
-export function manifestOf(row: CatalogRow, stored?: Manifest): Manifest {
+function manifestOf(row: CatalogRow, prefix: string, stored?: Manifest): Manifest {
   const { id, lineage, createTimeMs, labels, foreignKeys, etagVersion, createRecord } = row;
   return {
     id,
     lineage,
-    prefix: row.remotePrefix,
+    prefix,
     createTimeMs,
     labels,
     foreignKeys,
@@ -28,16 +33,18 @@ export function manifestOf(row: CatalogRow, stored?: Manifest): Manifest {
  * Creates or changes the manifest of a database. Rejects with FencedError when the one that is stored is of another database, or
  * of a history that another server has begun.
  */
-export async function publish(manifests: Manifests, row: CatalogRow, call: ObjectCall): Promise<void> {
+export async function publish(remote: RemoteStage, row: CatalogRow, call: ObjectCall): Promise<void> {
+  const { manifests } = remote;
+  const prefix = prefixOf(remote, row);
   let isNew = row.manifestVersion === 0;
   for (let round = 0; round < roundCountMax; round++) {
-    if (isNew && (await manifests.create(manifestOf(row), call)) !== undefined) return;
+    if (isNew && (await manifests.create(manifestOf(row, prefix), call)) !== undefined) return;
     const stored = await manifests.read(row.id, call);
     isNew = stored === undefined;
     if (stored === undefined) continue;
     if (stored.manifest.lineage !== row.lineage) throw new FencedError(1n);
-    if (stored.manifest.etagVersion === row.etagVersion && stored.manifest.prefix === row.remotePrefix) return;
-    if ((await manifests.replace(manifestOf(row, stored.manifest), stored.etag, call)) !== undefined) return;
+    if (stored.manifest.etagVersion === row.etagVersion && stored.manifest.prefix === prefix) return;
+    if ((await manifests.replace(manifestOf(row, prefix, stored.manifest), stored.etag, call)) !== undefined) return;
   }
   throw new Error(`the manifest of ${row.id} changes all the time`);
 }

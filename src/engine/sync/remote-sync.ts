@@ -4,7 +4,7 @@ import type { CallOptions } from "../../sqlite/executor.ts";
 import type { RemoteStage } from "../../stages/remote.ts";
 import type { DurabilityLevel } from "../engine.ts";
 import { Backlog } from "./backlog.ts";
-import { Carrier } from "./carrier.ts";
+import { Carrier, fencedFailure } from "./carrier.ts";
 import { Discovery } from "./discovery.ts";
 import { SyncEntry } from "./entry.ts";
 import { Lane } from "./lane.ts";
@@ -28,6 +28,8 @@ const uploadEarlyBytes = 16 * 1024 * 1024;
 
 /** Part of the interval by which chance brings an upload forward. */
 const intervalJitter = 0.2;
+
+const upkeepSoonMs = 60_000;
 
 /** Spread of uploads that have waited for the store, once it answers again. */
 const comeBackMs = 1_000;
@@ -115,8 +117,8 @@ export class RemoteSync implements Sync {
   async durable(database: SyncedDatabase, txid: bigint, wait: SyncWait): Promise<void> {
     if (database.durableTxid >= txid) return;
     const entry = this.#entryOf(database.id);
-    if (entry.isFenced) throw fenced(database.id, database.durableTxid);
-    if (this.#closed !== undefined) throw new Failure("SHUTTING_DOWN");
+    if (entry.isFenced) throw fencedFailure(database.id, database.durableTxid);
+    if (this.#isClosing) throw new Failure("SHUTTING_DOWN");
     entry.log = database.log;
     entry.unsyncedSinceMs ??= this.#host.clock.now();
     this.#want(entry);
@@ -143,10 +145,14 @@ export class RemoteSync implements Sync {
 
   factsChanged(id: string): void {
     const row = this.#host.row(id);
-    // What was never uploaded gets its manifest with its first batch.
-    if (row === undefined || row.durableSequence === 0) return;
+    if (row === undefined || row.isFenced || this.#isClosing) return;
     const entry = this.#entryOf(id);
     entry.hasNewFacts = true;
+    // What was never uploaded gets its manifest with its first batch.
+    if (row.durableSequence === 0) {
+      entry.openSinceMs ??= this.#host.clock.now();
+      entry.unsyncedSinceMs ??= this.#host.clock.now();
+    }
     if (this.#isAutomatic) this.#timetable.setBy(entry.uploadDue, this.#host.clock.now() + this.#jittered());
   }
 
@@ -173,9 +179,7 @@ export class RemoteSync implements Sync {
     await Promise.all([this.#uploads.whenEnded(entry.upload), this.#upkeeps.whenEnded(entry.upkeep)]);
     this.#timetable.remove(entry.uploadDue);
     this.#timetable.remove(entry.upkeepDue);
-    this.#backlog.change(-entry.bytes);
-    entry.bytes = 0;
-    if (this.#entries.get(id) === entry) this.#entries.delete(id);
+    this.#drop(entry);
   }
 
   deleted(tombstone: Tombstone): void {
@@ -204,7 +208,9 @@ export class RemoteSync implements Sync {
     }
     for (const { id, atMs } of upkeeps) {
       const waitMs = Math.max(0, atMs - clock.wallMs()) + this.#host.random() * this.#limits.intervalMs;
-      this.#timetable.setBy(this.#entryOf(id).upkeepDue, nowMs + waitMs);
+      const entry = this.#entryOf(id);
+      entry.upkeepAtMs = atMs;
+      this.#timetable.setBy(entry.upkeepDue, nowMs + waitMs);
     }
     this.#discovery.start(isCatalogComplete);
   }
@@ -317,16 +323,25 @@ export class RemoteSync implements Sync {
     this.#settled();
     this.#account(entry);
     if (entry.controller.signal.aborted) return;
-    if (entry.uploadFailures > 0) {
-      if (this.#isClosing && this.#health.isAway) return;
+    if (this.#isClosing) {
+      this.#uploadEndedAtClose(entry);
+    } else if (entry.uploadFailures > 0) {
       const waitMs = backOffMs(entry.uploadFailures, this.#limits.backOff, this.#host.random);
       this.#timetable.setBy(entry.uploadDue, this.#host.clock.now() + waitMs);
     } else if (entry.isWanted) {
       this.#uploads.add(entry.upload, true);
     } else {
       this.#schedule(entry);
-      this.#scheduleUpkeep(entry);
+      // Another file moves nothing forward that is about to be looked at.
+      const isSoon = entry.upkeepDue.place >= 0 && entry.upkeepDue.dueAtMs - this.#host.clock.now() < upkeepSoonMs;
+      if (!isSoon) this.#scheduleUpkeep(entry);
     }
+  }
+
+  /** At the end what fails is tried again at once, until the store counts as away: then all is left to the next start. */
+  #uploadEndedAtClose(entry: SyncEntry): void {
+    if (this.#health.isAway) this.#uploads.clear();
+    else if (entry.uploadFailures > 0 || entry.isUnsynced) this.#uploads.add(entry.upload, true);
   }
 
   async #runUpkeep(entry: SyncEntry): Promise<void> {
@@ -355,7 +370,7 @@ export class RemoteSync implements Sync {
   /** A commit waits for the interval, less some chance, so that databases written together are not uploaded together. */
   #schedule(entry: SyncEntry): void {
     const { openSinceMs } = entry;
-    if (!this.#isAutomatic || entry.isFenced || this.#closed !== undefined) return;
+    if (!this.#isAutomatic || entry.isFenced || this.#isClosing) return;
     const isUnderWay = this.#uploads.isRunning(entry.upload) || this.#uploads.isWaiting(entry.upload);
     if (openSinceMs === undefined || isUnderWay || entry.uploadFailures > 0) return;
     this.#timetable.setBy(entry.uploadDue, openSinceMs + this.#jittered());
@@ -365,14 +380,14 @@ export class RemoteSync implements Sync {
     if (entry.controller.signal.aborted || this.#isClosing || entry.isFenced) return;
     if (this.#upkeeps.isRunning(entry.upkeep) || this.#upkeeps.isWaiting(entry.upkeep)) return;
     const { clock, random } = this.#host;
-    const plan = this.#upkeeper.next(entry);
-    if (plan === undefined) {
+    const atMs = this.#upkeeper.next(entry);
+    if (atMs === undefined) {
       this.#forgetIfIdle(entry);
       return;
     }
-    const jitterMs = random() * Math.min(this.#limits.upkeepJitterMs, Math.max(0, plan.spreadMs));
-    const backOff = entry.upkeepFailures > 0 ? backOffMs(entry.upkeepFailures, this.#limits.backOff, random) : 0;
-    const waitMs = Math.max(plan.atMs - clock.wallMs() + jitterMs, backOff, 0);
+    const jitterMs = random() * this.#limits.upkeepJitterMs;
+    const pauseMs = entry.upkeepFailures > 0 ? backOffMs(entry.upkeepFailures, this.#limits.backOff, random) : 0;
+    const waitMs = Math.max(atMs - clock.wallMs() + jitterMs, pauseMs);
     this.#timetable.set(entry.upkeepDue, clock.now() + waitMs);
   }
 
@@ -381,9 +396,14 @@ export class RemoteSync implements Sync {
     if (entry.isUnsynced || entry.hasNewFacts || entry.isFenced || entry.waits.count > 0) return;
     if (this.#uploads.isRunning(entry.upload) || this.#uploads.isWaiting(entry.upload)) return;
     if (entry.uploadDue.place >= 0 || entry.upkeepDue.place >= 0) return;
+    this.#drop(entry);
+  }
+
+  #drop(entry: SyncEntry): void {
     this.#backlog.change(-entry.bytes);
     entry.bytes = 0;
-    this.#entries.delete(entry.id);
+    this.#upkeeper.forget(entry);
+    if (this.#entries.get(entry.id) === entry) this.#entries.delete(entry.id);
   }
 
   #account(entry: SyncEntry): void {
@@ -394,7 +414,7 @@ export class RemoteSync implements Sync {
   }
 
   #requestEarly(entry: SyncEntry): void {
-    if (!this.#isAutomatic || entry.isFenced || entry.uploadFailures > 0 || this.#closed !== undefined) return;
+    if (!this.#isAutomatic || entry.isFenced || entry.uploadFailures > 0 || this.#isClosing) return;
     if (this.#uploads.isRunning(entry.upload)) return;
     this.#timetable.remove(entry.uploadDue);
     this.#uploads.add(entry.upload, false);
@@ -407,11 +427,12 @@ export class RemoteSync implements Sync {
 
   #storeIsBack(): void {
     const { clock, random, log } = this.#host;
-    log("info", "the remote stage answers again", { waiting: this.#uploads.waitingCount });
+    log("info", "the remote stage answers again", { waitingDatabases: this.#uploads.waitingCount });
     const nowMs = clock.now();
     for (const entry of this.#entries.values()) {
       if (entry.uploadFailures > 0) this.#timetable.setBy(entry.uploadDue, nowMs + random() * comeBackMs);
     }
+    this.#pump();
   }
 
   #jittered(): number {
@@ -421,7 +442,7 @@ export class RemoteSync implements Sync {
   #mayBegin(): boolean {
     const atMs = this.#health.nextTryAtMs;
     if (atMs === undefined) return false;
-    if (atMs > this.#host.clock.now()) {
+    if (atMs > this.#host.clock.now() && !this.#isClosing) {
       this.#timetable.setBy(this.#tryAgain, atMs);
       return false;
     }
@@ -438,8 +459,4 @@ export class RemoteSync implements Sync {
     this.#uploads.pump();
     this.#upkeeps.pump();
   }
-}
-
-function fenced(database: string, durableTxid: bigint): Failure {
-  return new Failure("DATABASE_FENCED", { database, sequence: String(durableTxid + 1n) });
 }

@@ -3,6 +3,7 @@
  * all databases; one that has nothing to carry costs nothing.
  */
 import type { Clock } from "../../clock.ts";
+import type { FailPoints } from "../../fail-points.ts";
 import type { Failure } from "../../failure/failure.ts";
 import type { CallOptions } from "../../sqlite/executor.ts";
 import type { Manifest } from "../../stages/manifest.ts";
@@ -53,6 +54,7 @@ export interface SyncHost {
   /** From 0 to below 1. */
   readonly random: () => number;
   readonly log: EngineLog;
+  readonly failPoints: FailPoints;
   /** What the catalog knows of a database. */
   row(id: string): CatalogRow | undefined;
   /**

@@ -97,6 +97,7 @@ export class Tombstones {
       if (!this.#isPending(pending)) return;
       await this.#removeCopy(pending.tombstone, signal);
       await pending.tombstone.done();
+      this.#context.host.failPoints.reach("tombstone.end");
       this.#timetable.remove(pending.due);
       this.#lane.remove(pending.job);
       const left = this.#pending.get(pending.tombstone.id)?.filter((other) => other !== pending) ?? [];
@@ -114,14 +115,18 @@ export class Tombstones {
     const { manifests } = this.#context.remote;
     const removeReplica = (of: string) =>
       storeCall(this.#context, signal, 0, (call) => this.#context.remote.replica(of).remove(call));
+    const { failPoints } = this.#context.host;
+    failPoints.reach("tombstone.begin");
     const stored = await storeCall(this.#context, signal, 0, (call) => manifests.read(id, call));
     // Another database may have the id by now, of this server or another one; its files are not touched.
     if (stored?.manifest.lineage === lineage) {
       for (const retired of stored.manifest.retired) await removeReplica(retired.prefix);
       await storeCall(this.#context, signal, 0, (call) => manifests.remove(id, lineage, call));
+      failPoints.reach("tombstone.unpublished");
     }
     const isReused = stored !== undefined && stored.manifest.lineage !== lineage && stored.manifest.prefix === prefix;
     if (!isReused) await removeReplica(prefix);
+    failPoints.reach("tombstone.emptied");
   }
 
   #isPending(pending: Pending): boolean {

@@ -3,24 +3,21 @@ import { snapshotLevel } from "../../ltx/replica.ts";
 import type { RetiredPrefix } from "../../stages/manifest.ts";
 import type { RemoteReplica } from "../../stages/remote.ts";
 import type { SyncEntry } from "./entry.ts";
+import { prefixOf } from "./publish.ts";
 import { type StoreContext, storeCall } from "./store-context.ts";
 import { nextUpkeep, type UpkeepRules, type UpkeepStep } from "./upkeep.ts";
 
 /** Steps in a row for one database before others have their turn. */
 const stepCountMax = 8;
 
-/** A replica's files are kept in memory when its next step is due within this time. */
-const replicaKeepMs = 10 * 60_000;
-
-/** When upkeep is due, milliseconds since 1970, and how far chance may put it off. */
-export interface UpkeepTime {
-  readonly atMs: number;
-  readonly spreadMs: number;
-}
+/** Replicas whose files are kept in memory; of the others a list is asked for again when they are needed. */
+const replicaCountMax = 10_000;
 
 export class Upkeeper {
   readonly #context: StoreContext;
   readonly #rules: UpkeepRules;
+  /** Entries whose replica is in memory, the one that was not needed for the longest time first. */
+  readonly #kept = new Set<SyncEntry>();
   #compactions = 0;
   #snapshots = 0;
   #putBytes = 0;
@@ -48,20 +45,24 @@ export class Upkeeper {
     return this.#putBytes;
   }
 
-  /** When a database needs it next, as far as is known; the time is also kept in the catalog. */
-  next(entry: SyncEntry): UpkeepTime | undefined {
-    const { host } = this.#context;
+  /** When a database needs it next, milliseconds since 1970, as far as is known; the catalog is told. */
+  next(entry: SyncEntry): number | undefined {
     const { replica } = entry;
     if (replica === undefined && entry.retiredUntilMs === undefined) return undefined;
     const upkeep = replica && nextUpkeep(replica.files(), this.#rules);
     const atMs = Math.min(upkeep?.atMs ?? Number.POSITIVE_INFINITY, entry.retiredUntilMs ?? Number.POSITIVE_INFINITY);
-    const nowMs = host.clock.wallMs();
-    if (atMs > nowMs + replicaKeepMs && !entry.isUnsynced) entry.replica = undefined;
+    this.#keep(entry);
     if (atMs !== entry.upkeepAtMs) {
       entry.upkeepAtMs = atMs;
-      host.save(entry.id, { upkeepAtMs: Number.isFinite(atMs) ? atMs : 0 });
+      this.#context.host.save(entry.id, { upkeepAtMs: Number.isFinite(atMs) ? atMs : 0 });
     }
-    return Number.isFinite(atMs) ? { atMs, spreadMs: this.#context.limits.upkeepJitterMs } : undefined;
+    return Number.isFinite(atMs) ? atMs : undefined;
+  }
+
+  /** The entry is not kept any more. */
+  forget(entry: SyncEntry): void {
+    this.#kept.delete(entry);
+    entry.replica = undefined;
   }
 
   /** Does what is due. */
@@ -75,7 +76,7 @@ export class Upkeeper {
       return;
     }
     await this.#removeRetired(entry);
-    const replica = entry.replica ?? remote.replica(row.remotePrefix);
+    const replica = entry.replica ?? remote.replica(prefixOf(remote, row));
     if (entry.replica === undefined) {
       await storeCall(this.#context, signal, 0, (call) => replica.load(call));
       entry.replica = replica;
@@ -91,17 +92,33 @@ export class Upkeeper {
     }
   }
 
+  /** Lets go of the files of those that were not needed for the longest time. */
+  #keep(entry: SyncEntry): void {
+    this.#kept.delete(entry);
+    if (entry.replica === undefined) return;
+    this.#kept.add(entry);
+    if (this.#kept.size <= replicaCountMax) return;
+    const [oldest] = this.#kept;
+    if (oldest === undefined) return;
+    this.#kept.delete(oldest);
+    oldest.replica = undefined;
+  }
+
   async #step(entry: SyncEntry, replica: RemoteReplica, step: UpkeepStep): Promise<void> {
     const { signal } = entry.controller;
-    const nowMs = this.#context.host.clock.wallMs();
+    const { clock, failPoints } = this.#context.host;
+    const nowMs = clock.wallMs();
+    failPoints.reach(`${step.kind}.begin`);
     if (step.kind === "expire") {
       await storeCall(this.#context, signal, 0, (call) => replica.expire(nowMs, call));
+      failPoints.reach("expire.end");
       return;
     }
     const level = step.kind === "snapshot" ? snapshotLevel : step.level;
     const bytes = replica.files().reduce((total, { byteCount }) => total + byteCount, 0);
     const file = await storeCall(this.#context, signal, bytes, (call) => replica.compact(level, nowMs, call));
     if (file === undefined) return;
+    failPoints.reach(`${step.kind}.stored`);
     this.#putBytes += file.byteCount;
     if (step.kind === "snapshot") this.#snapshots++;
     else this.#compactions++;
