@@ -1,10 +1,9 @@
 /** CRC-64/GO-ISO: polynomial 0x1B, reflected, all ones before and after (ltx.md 3.1). */
-import { createCRC64, type IHasher } from "hash-wasm";
+import type { IHasher } from "hash-wasm";
+import { codecs, loadCodecs } from "./codecs.ts";
 
-const reflectedPolynomial = "d800000000000000";
 const idleHashersMax = 16;
 
-const oneShot = await createCRC64(reflectedPolynomial);
 const idle: IHasher[] = [];
 
 /** A running checksum. */
@@ -16,7 +15,8 @@ export class Crc64 {
   }
 
   static async open(): Promise<Crc64> {
-    return new Crc64(idle.pop() ?? (await createCRC64(reflectedPolynomial)));
+    const { newCrc64 } = await loadCodecs();
+    return new Crc64(idle.pop() ?? (await newCrc64()));
   }
 
   update(bytes: Uint8Array): this {
@@ -39,8 +39,9 @@ export class Crc64 {
   }
 }
 
-/** Of bytes that are all there. */
+/** Of bytes that are all there. The codecs must be loaded. */
 export function crc64(...parts: readonly Uint8Array[]): bigint {
+  const { crc64: oneShot } = codecs();
   oneShot.init();
   for (const part of parts) oneShot.update(part);
   return sumOf(oneShot);

@@ -1,5 +1,5 @@
 /** Pages as raw LZ4 blocks. */
-import { compressSync, uncompressSync } from "lz4-napi";
+import { codecs } from "./codecs.ts";
 import { LtxFailure } from "./ltx-failure.ts";
 import { pageBytesMax } from "./pages.ts";
 
@@ -13,7 +13,7 @@ export function blockBytesMax(pageSize: number): number {
 
 export function compressBlock(page: Uint8Array): Buffer {
   const bytes = Buffer.from(page.buffer, page.byteOffset, page.length);
-  return compressSync(bytes).subarray(lengthBytes);
+  return codecs().compressBlock(bytes).subarray(lengthBytes);
 }
 
 const input = Buffer.alloc(lengthBytes + blockBytesMax(pageBytesMax));
@@ -25,7 +25,7 @@ export function decompressBlock(block: Uint8Array, pageSize: number): Buffer {
   input.set(block, lengthBytes);
   let page: Buffer;
   try {
-    page = uncompressSync(input.subarray(0, lengthBytes + block.length));
+    page = codecs().uncompressBlock(input.subarray(0, lengthBytes + block.length));
   } catch (error) {
     throw new LtxFailure("page", "a compressed page is damaged", error);
   }

@@ -2,8 +2,8 @@
  * Pages as LZ4 frames of one block (ltx.md 2.2): what all Litestream versions read. Little-endian. Written always with the
  * same seven bytes in front and with the checksum of the content, without which some of their decoders fail.
  */
-import { createXXHash32 } from "hash-wasm";
 import type { ByteReader } from "./byte-reader.ts";
+import { codecs } from "./codecs.ts";
 import { LtxFailure } from "./ltx-failure.ts";
 import { blockBytesMax, compressBlock, decompressBlock } from "./lz4-block.ts";
 
@@ -21,8 +21,6 @@ const flagBits = {
 const version1 = 0x40;
 const blockOf64KiB = 0x40;
 const storedBit = 0x8000_0000;
-
-const xxHash32 = await createXXHash32(0);
 
 export function encodeFrame(page: Uint8Array): Buffer {
   const block = compressBlock(page);
@@ -90,7 +88,7 @@ async function readStart(reader: ByteReader): Promise<number> {
 }
 
 function hashOf(bytes: Uint8Array): number {
-  const { buffer, byteOffset } = xxHash32.init().update(bytes).digest("binary");
+  const { buffer, byteOffset } = codecs().xxHash32.init().update(bytes).digest("binary");
   return new DataView(buffer, byteOffset, 4).getUint32(0);
 }
 

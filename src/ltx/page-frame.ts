@@ -1,5 +1,6 @@
 /** A page with its 6 bytes of header, in either of the two encodings (ltx.md 2.2). */
 import type { ByteReader } from "./byte-reader.ts";
+import { loadCodecs } from "./codecs.ts";
 import type { Crc64 } from "./crc64.ts";
 import { LtxFailure } from "./ltx-failure.ts";
 import { blockBytesMax, compressBlock, decompressBlock } from "./lz4-block.ts";
@@ -50,6 +51,7 @@ export async function readPage(reader: ByteReader, pageSize: number, checksum?: 
   if (number === 0 && flags === 0) return undefined;
   if (number === 0) throw new LtxFailure("page", "a page has the number 0");
   if ((flags & ~flagBlock) !== 0) throw new LtxFailure("page", `page ${number} has unknown flags ${flags}`);
+  if (checksum === undefined) await loadCodecs();
   const bytes = flags === 0 ? await decodeFrame(reader, pageSize) : await decodeBlock(reader, pageSize, checksum);
   checksum?.update(bytes);
   return { number, bytes };

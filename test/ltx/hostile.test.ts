@@ -1,10 +1,13 @@
 import * as fc from "fast-check";
 import { xxhash32 } from "hash-wasm";
 import { describe, expect, it } from "vitest";
+import { loadCodecs } from "../../src/ltx/codecs.ts";
 import { crc64 } from "../../src/ltx/crc64.ts";
 import { verifyLtx } from "../../src/ltx/decoder.ts";
 import { LtxRangedFile } from "../../src/ltx/ranged-file.ts";
 import { decode, encode, fileCases, fixture, problemOf, ranged } from "./support.ts";
+
+await loadCodecs();
 
 const verified = (bytes: Uint8Array) => problemOf(verifyLtx([bytes]));
 

@@ -1,10 +1,13 @@
 import { createHash } from "node:crypto";
 import { describe, expect, it } from "vitest";
+import { loadCodecs } from "../../src/ltx/codecs.ts";
 import { compactLtx, restoreDatabase } from "../../src/ltx/compact.ts";
 import { Crc64, crc64 } from "../../src/ltx/crc64.ts";
 import { DatabaseChecksum, pageChecksum } from "../../src/ltx/database-checksum.ts";
 import { lockPageNumber } from "../../src/ltx/pages.ts";
 import { collect, decode, encode, fixture, incrementFacts, pageSizes, snapshotFacts } from "./support.ts";
+
+await loadCodecs();
 
 const zeros = Buffer.alloc(512);
 const ramp = Buffer.from(Array.from({ length: 512 }, (_, index) => index & 255));
