@@ -44,4 +44,22 @@ export const catalogSteps: readonly string[] = [
 
   CREATE INDEX operations_by_database ON operations (database, id);
   `,
+  `
+  ALTER TABLE databases ADD COLUMN head INTEGER NOT NULL DEFAULT 2;
+  ALTER TABLE databases ADD COLUMN base_txid INTEGER NOT NULL DEFAULT 0;
+  ALTER TABLE databases ADD COLUMN durable_sequence INTEGER NOT NULL DEFAULT 0;
+  ALTER TABLE databases ADD COLUMN remote_prefix TEXT NOT NULL DEFAULT '';
+  ALTER TABLE databases ADD COLUMN manifest_version INTEGER NOT NULL DEFAULT 0;
+  ALTER TABLE databases ADD COLUMN fenced INTEGER NOT NULL DEFAULT 0;
+  ALTER TABLE databases ADD COLUMN upkeep_at_ms INTEGER NOT NULL DEFAULT 0;
+  ALTER TABLE databases ADD COLUMN successor TEXT;
+  ALTER TABLE databases ADD COLUMN pin_stage INTEGER NOT NULL DEFAULT 0;
+  ALTER TABLE databases ADD COLUMN pin_expire_ms INTEGER NOT NULL DEFAULT 0;
+  ALTER TABLE databases ADD COLUMN moved_at_ms INTEGER NOT NULL DEFAULT 0;
+
+  -- What has a file, by where it is and how long it was not used: the policy looks at the oldest only.
+  CREATE INDEX databases_by_head ON databases (head, last_access_time_ms, id) WHERE head <> 0;
+  CREATE INDEX databases_by_upkeep ON databases (upkeep_at_ms) WHERE upkeep_at_ms <> 0;
+  CREATE INDEX databases_unsynced ON databases (id) WHERE sequence > durable_sequence;
+  `,
 ];

@@ -6,8 +6,8 @@ import { renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import Database from "better-sqlite3";
 import { catalogSteps } from "./catalog-schema.ts";
-import type { DatabaseStateName, StageName } from "./engine.ts";
-import type { Facts } from "./facts.ts";
+import type { DatabaseStateName, PinInfo, StageName } from "./engine.ts";
+import type { Facts, HeadPlace } from "./facts.ts";
 import { OperationStore } from "./operation-store.ts";
 
 /** Another server, or another engine of this process, works on the folder. */
@@ -28,6 +28,27 @@ export interface CatalogRow extends Facts {
   readonly sequence: number;
   readonly sizeBytes: number;
   readonly lastAccessTimeMs: number;
+  /** Up to where the remote stage is known to hold it. */
+  readonly durableSequence: number;
+  /** The etagVersion that its manifest in the remote stage is known to have; 0: not known. */
+  readonly manifestVersion: number;
+  /** Another server writes its history. */
+  readonly isFenced: boolean;
+  /** When its files in the remote stage are to be looked after, milliseconds since 1970; 0: nothing is due. */
+  readonly upkeepAtMs: number;
+  /** When it was moved between stages last, milliseconds since 1970; 0: never. */
+  readonly movedAtMs: number;
+}
+
+/** What syncing knows; what is left out stays. */
+export type SyncColumns = Partial<
+  Pick<CatalogRow, "durableSequence" | "manifestVersion" | "upkeepAtMs" | "isFenced" | "remotePrefix">
+>;
+
+/** What there is on one stage. */
+export interface StageUse {
+  readonly count: number;
+  readonly bytes: number;
 }
 
 /** What changes while a database is used, written in batches. */
@@ -37,6 +58,15 @@ export interface Touch {
   readonly sizeBytes: number;
   readonly lastAccessTimeMs: number;
 }
+
+/** What syncing and moves know of a database that is new to the catalog. */
+export const newRowColumns = {
+  durableSequence: 0,
+  manifestVersion: 0,
+  isFenced: false,
+  upkeepAtMs: 0,
+  movedAtMs: 0,
+} as const;
 
 /** A page of rows that match; `key` is where to go on, undefined at the end of the list. */
 export interface CatalogPage {
@@ -68,12 +98,17 @@ export const stateCodes: Readonly<Record<DatabaseStateName, number>> = {
   deleting: 4,
   faulted: 5,
 };
+/** 0 so that a partial index leaves out what has no file. */
+const headCodes: Readonly<Record<HeadPlace, number>> = { none: 0, memory: 1, local: 2 };
 const stageNames = namesByCode(stageCodes);
+const headNames = namesByCode(headCodes);
 const stateNames = namesByCode(stateCodes);
 
 const columns =
   "id, state, stage, lineage, sequence, sequence_reserved, size_bytes, create_time_ms, last_access_time_ms, labels," +
-  " etag_version, foreign_keys, create_record";
+  " etag_version, foreign_keys, create_record, head, base_txid, durable_sequence, remote_prefix, manifest_version, fenced," +
+  " upkeep_at_ms, successor, pin_stage, pin_expire_ms, moved_at_ms";
+const values = columns.replace(/[a-z_]+/g, "@$&");
 
 interface Stored {
   readonly id: string;
@@ -89,6 +124,17 @@ interface Stored {
   readonly etag_version: number;
   readonly foreign_keys: number;
   readonly create_record: string | null;
+  readonly head: number;
+  readonly base_txid: number;
+  readonly durable_sequence: number;
+  readonly remote_prefix: string;
+  readonly manifest_version: number;
+  readonly fenced: number;
+  readonly upkeep_at_ms: number;
+  readonly successor: string | null;
+  readonly pin_stage: number;
+  readonly pin_expire_ms: number;
+  readonly moved_at_ms: number;
 }
 
 export class Catalog {
@@ -102,9 +148,14 @@ export class Catalog {
   readonly #put: Database.Statement;
   readonly #delete: Database.Statement;
   readonly #touch: Database.Statement;
+  readonly #setSync: Database.Statement;
   readonly #pages = new Map<string, Database.Statement>();
-  #count = 0;
-  #bytes = 0;
+  /** By head. */
+  readonly #use: Readonly<Record<HeadPlace, { count: number; bytes: number }>> = {
+    none: { count: 0, bytes: 0 },
+    memory: { count: 0, bytes: 0 },
+    local: { count: 0, bytes: 0 },
+  };
   #agrees = true;
 
   private constructor(database: Database.Database, wasClean: boolean, damage: string | undefined) {
@@ -113,21 +164,20 @@ export class Catalog {
     this.damage = damage;
     this.operations = new OperationStore(database);
     this.#get = database.prepare(`SELECT ${columns} FROM databases WHERE id = ?`);
-    this.#put = database.prepare(
-      `INSERT OR REPLACE INTO databases (${columns}) VALUES (@id, @state, @stage, @lineage, @sequence, @sequence_reserved,` +
-        " @size_bytes, @create_time_ms, @last_access_time_ms, @labels, @etag_version, @foreign_keys, @create_record)",
-    );
-    this.#delete = database.prepare("DELETE FROM databases WHERE id = ? RETURNING size_bytes");
+    this.#put = database.prepare(`INSERT OR REPLACE INTO databases (${columns}) VALUES (${values})`);
+    this.#delete = database.prepare("DELETE FROM databases WHERE id = ? RETURNING head, size_bytes");
     this.#touch = database.prepare(
       "UPDATE databases SET sequence = @sequence, size_bytes = @sizeBytes," +
         " last_access_time_ms = max(last_access_time_ms, @lastAccessTimeMs) WHERE id = @id",
     );
-    const total = database.prepare("SELECT count(*) AS count, total(size_bytes) AS bytes FROM databases").get() as {
-      readonly count: number;
-      readonly bytes: number;
-    };
-    this.#count = total.count;
-    this.#bytes = total.bytes;
+    this.#setSync = database.prepare(
+      "UPDATE databases SET durable_sequence = @durableSequence, manifest_version = @manifestVersion," +
+        " upkeep_at_ms = @upkeepAtMs, fenced = @isFenced, remote_prefix = @remotePrefix WHERE id = @id",
+    );
+    const totals = database
+      .prepare("SELECT head, count(*) AS count, total(size_bytes) AS bytes FROM databases GROUP BY head")
+      .all() as { readonly head: number; readonly count: number; readonly bytes: number }[];
+    for (const { head, count, bytes } of totals) Object.assign(this.#use[headNames[head] ?? "local"], { count, bytes });
   }
 
   /**
@@ -179,12 +229,45 @@ export class Catalog {
   }
 
   get count(): number {
-    return this.#count;
+    const { none, memory, local } = this.#use;
+    return none.count + memory.count + local.count;
   }
 
   /** Sum of the sizes of all databases. */
   get bytes(): number {
-    return this.#bytes;
+    const { none, memory, local } = this.#use;
+    return none.bytes + memory.bytes + local.bytes;
+  }
+
+  /** The databases whose head is there. */
+  use(head: HeadPlace): StageUse {
+    return this.#use[head];
+  }
+
+  /** How many databases have been placed on each stage. Counts them: not for every call. */
+  placed(): Readonly<Record<StageName, StageUse>> {
+    const placed: Record<StageName, StageUse> = {
+      memory: { count: 0, bytes: 0 },
+      local: { count: 0, bytes: 0 },
+      remote: { count: 0, bytes: 0 },
+    };
+    const found = this.#statement(
+      "SELECT stage, count(*) AS count, total(size_bytes) AS bytes FROM databases GROUP BY stage",
+    ).all() as { readonly stage: number; readonly count: number; readonly bytes: number }[];
+    for (const { stage, count, bytes } of found) placed[stageNames[stage] ?? "local"] = { count, bytes };
+    return placed;
+  }
+
+  /**
+   * Rows whose head is there and that were not used after `beforeMs`, least recently used first, behind `after` (a time of
+   * last access and an id); at most `countMax`.
+   */
+  idle(head: Exclude<HeadPlace, "none">, after: PageKey, beforeMs: number, countMax: number): CatalogRow[] {
+    const stored = this.#statement(
+      `SELECT ${columns} FROM databases WHERE head = ? AND head <> 0 AND (last_access_time_ms, id) > (?, ?)` +
+        " AND last_access_time_ms <= ? ORDER BY last_access_time_ms, id LIMIT ?",
+    ).all(headCodes[head], ...after, beforeMs, countMax) as Stored[];
+    return stored.map(rowOf);
   }
 
   /** A secret of this catalog: made by `make` the first time it is asked for. */
@@ -215,15 +298,28 @@ export class Catalog {
   put(row: CatalogRow): void {
     const before = this.#get.get(row.id) as Stored | undefined;
     this.#write(() => this.#put.run(storedOf(row)));
-    this.#count += before === undefined ? 1 : 0;
-    this.#bytes += row.sizeBytes - (before?.size_bytes ?? 0);
+    if (before !== undefined) this.#count(before, -1);
+    this.#count(storedOf(row), 1);
+  }
+
+  /** Changes what syncing knows of a database, if it is there. */
+  setSync(id: string, change: SyncColumns): void {
+    const row = this.get(id);
+    if (row === undefined) return;
+    const { durableSequence, manifestVersion, upkeepAtMs, isFenced, remotePrefix } = { ...row, ...change };
+    const changed = { id, durableSequence, manifestVersion, upkeepAtMs, isFenced: isFenced ? 1 : 0, remotePrefix };
+    this.#write(() => this.#setSync.run(changed));
+  }
+
+  #count({ head, size_bytes }: Pick<Stored, "head" | "size_bytes">, sign: 1 | -1): void {
+    const use = this.#use[headNames[head] ?? "local"];
+    use.count += sign;
+    use.bytes += sign * size_bytes;
   }
 
   delete(id: string): void {
-    const gone = this.#write(() => this.#delete.get(id)) as { readonly size_bytes: number } | undefined;
-    if (gone === undefined) return;
-    this.#count--;
-    this.#bytes -= gone.size_bytes;
+    const gone = this.#write(() => this.#delete.get(id)) as Pick<Stored, "head" | "size_bytes"> | undefined;
+    if (gone !== undefined) this.#count(gone, -1);
   }
 
   /** All of them in one transaction. Ids that are gone are passed over. */
@@ -234,7 +330,7 @@ export class Catalog {
         const before = this.#get.get(touch.id) as Stored | undefined;
         if (before === undefined) continue;
         this.#touch.run(touch);
-        this.#bytes += touch.sizeBytes - before.size_bytes;
+        this.#use[headNames[before.head] ?? "local"].bytes += touch.sizeBytes - before.size_bytes;
       }
     });
   }
@@ -371,6 +467,16 @@ function rowOf(stored: Stored): CatalogRow {
     etagVersion: stored.etag_version,
     foreignKeys: stored.foreign_keys !== 0,
     createRecord: stored.create_record === null ? undefined : JSON.parse(stored.create_record),
+    head: headNames[stored.head] ?? "local",
+    baseTxid: stored.base_txid,
+    durableSequence: stored.durable_sequence,
+    remotePrefix: stored.remote_prefix,
+    manifestVersion: stored.manifest_version,
+    isFenced: stored.fenced !== 0,
+    upkeepAtMs: stored.upkeep_at_ms,
+    successor: stored.successor ?? undefined,
+    pin: pinOf(stored),
+    movedAtMs: stored.moved_at_ms,
   };
 }
 
@@ -389,7 +495,23 @@ function storedOf(row: CatalogRow): Stored {
     etag_version: row.etagVersion,
     foreign_keys: row.foreignKeys ? 1 : 0,
     create_record: row.createRecord === undefined ? null : JSON.stringify(row.createRecord),
+    head: headCodes[row.head],
+    base_txid: row.baseTxid,
+    durable_sequence: row.durableSequence,
+    remote_prefix: row.remotePrefix,
+    manifest_version: row.manifestVersion,
+    fenced: row.isFenced ? 1 : 0,
+    upkeep_at_ms: row.upkeepAtMs,
+    successor: row.successor ?? null,
+    pin_stage: row.pin === undefined ? 0 : stageCodes[row.pin.stage],
+    pin_expire_ms: row.pin?.expireTimeMs ?? 0,
+    moved_at_ms: row.movedAtMs,
   };
+}
+
+function pinOf({ pin_stage, pin_expire_ms }: Stored): PinInfo | undefined {
+  const stage = stageNames[pin_stage];
+  return stage && { stage, expireTimeMs: pin_expire_ms === 0 ? undefined : pin_expire_ms };
 }
 
 function namesByCode<Name extends string>(codes: Readonly<Record<Name, number>>): readonly (Name | undefined)[] {

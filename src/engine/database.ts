@@ -14,7 +14,7 @@ import type { Catalog, CatalogRow, Touch } from "./catalog.ts";
 import type { Checkpointed, Checkpoints, WalState } from "./checkpoints.ts";
 import { type CursorHolder, HeldCursor } from "./cursor.ts";
 import type { DatabaseStateName, DurabilityLevel, EngineAnswer, EngineQuery, Position } from "./engine.ts";
-import type { Facts } from "./facts.ts";
+import { type Facts, factsOf } from "./facts.ts";
 import { localStageFailure, requireStage } from "./failures.ts";
 import type { Flusher } from "./flusher.ts";
 import type { Folder } from "./folder.ts";
@@ -509,9 +509,4 @@ const walFrameHeaderBytes = 24;
 
 function faulted(id: string, problem: string, cause?: unknown): Failure {
   return new Failure("DATABASE_FAULTED", { database: id, problem }, { cause });
-}
-
-function factsOf(row: CatalogRow): Facts {
-  const { id, lineage, createTimeMs, labels, foreignKeys, etagVersion, sequenceReserved, createRecord } = row;
-  return { id, lineage, createTimeMs, labels, foreignKeys, etagVersion, sequenceReserved, createRecord };
 }

@@ -1,6 +1,7 @@
 /** database.json: the facts that live with a database's files, so that a lost catalog can be made again. */
 import { dirname } from "node:path";
 import * as z from "zod";
+import type { PinInfo, StageName } from "./engine.ts";
 import type { FileSystem } from "./file-system.ts";
 import { isDatabaseId } from "./names.ts";
 
@@ -12,6 +13,9 @@ export interface CreateRecord {
   readonly labels: Readonly<Record<string, string>>;
   readonly foreignKeys: boolean;
 }
+
+/** Where the file is that a database's calls run in; `none`: only the remote stage holds the database. */
+export type HeadPlace = "memory" | "local" | "none";
 
 /** Facts of one database. */
 export interface Facts {
@@ -27,6 +31,41 @@ export interface Facts {
   /** No sequence above this has been given out. */
   readonly sequenceReserved: number;
   readonly createRecord: CreateRecord | undefined;
+  /** Where the policy, or a caller, has placed it. A remote database has a local head while it is used. */
+  readonly stage: StageName;
+  readonly head: HeadPlace;
+  /**
+   * The batch that db.sqlite in the local folder holds at least: where the remote stage was when it was brought here, or how
+   * far the log has been applied to it while the head is in memory. 0 for one that was made here.
+   */
+  readonly baseTxid: number;
+  /** Of the replica in the remote stage; empty while there is none. */
+  readonly remotePrefix: string;
+  readonly pin: PinInfo | undefined;
+  /** The lineage that a restore in place is about to switch to. */
+  readonly successor: string | undefined;
+}
+
+/** The facts among the columns of a row. */
+export function factsOf(row: Facts): Facts {
+  const { id, lineage, createTimeMs, labels, foreignKeys, etagVersion, sequenceReserved, createRecord } = row;
+  const { stage, head, baseTxid, remotePrefix, pin, successor } = row;
+  return {
+    id,
+    lineage,
+    createTimeMs,
+    labels,
+    foreignKeys,
+    etagVersion,
+    sequenceReserved,
+    createRecord,
+    stage,
+    head,
+    baseTxid,
+    remotePrefix,
+    pin,
+    successor,
+  };
 }
 
 /** Longest database.json that is read: as many labels as can be allowed, of the longest kind, twice, and room. */
@@ -34,10 +73,12 @@ const factsBytesMax = 8 * 1024 * 1024;
 
 const labels = z.record(z.string(), z.string());
 const count = z.number().int().nonnegative().max(Number.MAX_SAFE_INTEGER);
+const lineage = z.string().regex(/^[0-9a-f]{16}$/);
+const stageName = z.enum(["memory", "local", "remote"]);
 const factsSchema = z.object({
   version: z.literal(1),
   id: z.string().refine(isDatabaseId),
-  lineage: z.string().regex(/^[0-9a-f]{16}$/),
+  lineage,
   createTimeMs: count,
   labels,
   foreignKeys: z.boolean(),
@@ -46,6 +87,12 @@ const factsSchema = z.object({
   createRecord: z
     .object({ id: z.string(), method: z.string(), hash: z.string(), labels, foreignKeys: z.boolean() })
     .optional(),
+  stage: stageName.default("local"),
+  head: z.enum(["memory", "local", "none"]).default("local"),
+  baseTxid: count.default(0),
+  remotePrefix: z.string().default(""),
+  pin: z.object({ stage: stageName, expireTimeMs: count.optional() }).optional(),
+  successor: lineage.optional(),
 });
 
 /** Reads the facts at `path`. Undefined when the file is missing, is damaged, or belongs to another id. */
@@ -62,8 +109,13 @@ export async function readFacts(fileSystem: FileSystem, path: string, id: string
   }
   const parsed = factsSchema.safeParse(given);
   if (!parsed.success || parsed.data.id !== id) return undefined;
-  const { version: _, createRecord, ...facts } = parsed.data;
-  return { ...facts, createRecord };
+  const { version: _, createRecord, pin, successor, ...facts } = parsed.data;
+  return {
+    ...facts,
+    createRecord,
+    pin: pin && { stage: pin.stage, expireTimeMs: pin.expireTimeMs },
+    successor,
+  };
 }
 
 /** Replaces the facts at `path` at once: after a crash there is the old file or the new one. On the disk when it resolves. */

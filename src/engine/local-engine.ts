@@ -1,7 +1,7 @@
 /** The engine of one local folder: which databases there are, and everything between a call and its executor. */
 import { Failure, type FieldViolation, fieldInvalid } from "../failure/failure.ts";
 import type { CallOptions, Cancel, QueryOptions, RequestRecord } from "../sqlite/executor.ts";
-import { Catalog, type CatalogRow, type PageKey, type Touch } from "./catalog.ts";
+import { Catalog, type CatalogRow, newRowColumns, type PageKey, type Touch } from "./catalog.ts";
 import { Checkpoints } from "./checkpoints.ts";
 import { type DatabaseHost, HostedDatabase, sequenceStep, type WriteKind } from "./database.ts";
 import type {
@@ -135,12 +135,18 @@ class LocalEngine implements Engine {
         etagVersion: 1,
         sequenceReserved: sequenceStep,
         createRecord: input.request && { ...input.request, labels: { ...labels }, foreignKeys: input.foreignKeys },
+        stage: "local",
+        head: "local",
+        baseTxid: 0,
+        remotePrefix: "",
+        pin: undefined,
+        successor: undefined,
       };
       const empty = await this.#empty();
       const created: CatalogRow = {
         ...facts,
+        ...newRowColumns,
         state: "ready",
-        stage: "local",
         sequence: 0,
         sizeBytes: empty.length,
         lastAccessTimeMs: nowMs,

@@ -1,5 +1,5 @@
 /** Makes the catalog and the folders agree at the start, whatever happened before. The folders are right. */
-import type { Catalog, CatalogRow } from "./catalog.ts";
+import { type Catalog, type CatalogRow, newRowColumns } from "./catalog.ts";
 import type { Facts } from "./facts.ts";
 import type { Folder, FoundDatabase } from "./folder.ts";
 import type { EngineLog } from "./options.ts";
@@ -56,9 +56,10 @@ async function inspected(context: ReconcileContext, id: string, found: FoundData
     log("error", "a folder holds no database file; its database is stopped", { database: id });
   }
   return {
+    ...newRowColumns,
+    ...known,
     ...facts,
     state: found.hasData ? "ready" : "faulted",
-    stage: "local",
     // What was given out after the last word in the catalog is not known, but it was not more than this.
     sequence: facts.sequenceReserved,
     sizeBytes: found.sizeBytes,
@@ -81,5 +82,11 @@ function repairedFacts(
     etagVersion: (known?.etagVersion ?? 0) + 1,
     sequenceReserved: known?.sequenceReserved ?? 0,
     createRecord: undefined,
+    stage: "local",
+    head: "local",
+    baseTxid: 0,
+    remotePrefix: "",
+    pin: known?.pin,
+    successor: undefined,
   };
 }

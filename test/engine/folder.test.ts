@@ -32,6 +32,12 @@ function testFacts(id: string, change: Partial<Facts> = {}): Facts {
     etagVersion: 3,
     sequenceReserved: 100,
     createRecord: undefined,
+    stage: "local",
+    head: "local",
+    baseTxid: 0,
+    remotePrefix: "",
+    pin: undefined,
+    successor: undefined,
     ...change,
   };
 }

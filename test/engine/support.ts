@@ -20,6 +20,16 @@ export function testRow(id: string, change: Partial<CatalogRow> = {}): CatalogRo
     etagVersion: 1,
     foreignKeys: true,
     createRecord: undefined,
+    head: "local",
+    baseTxid: 0,
+    remotePrefix: "",
+    pin: undefined,
+    successor: undefined,
+    durableSequence: 0,
+    manifestVersion: 0,
+    isFenced: false,
+    upkeepAtMs: 0,
+    movedAtMs: 0,
     ...change,
   };
 }
