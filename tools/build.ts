@@ -10,6 +10,8 @@ import { build, type Metafile, type Plugin } from "esbuild";
 const OUT = "dist";
 const NATIVE_LIBRARY = "build/persisto.node";
 const SQLITE_PACKAGE = "better-sqlite3";
+const LZ4_PACKAGE = "lz4-napi";
+const LZ4_BINARY_SCOPE = "@antoniomuso";
 
 /**
  * Node builds every export of a module that is imported, node:http's WebSocket too, which loads a whole HTTP client:
@@ -37,8 +39,8 @@ const { metafile } = await build({
   target: "node24",
   format: "esm",
   chunkNames: "[name]-[hash]",
-  // Found at run time by its own paths; copied below.
-  external: [SQLITE_PACKAGE],
+  // Their binaries are found at run time by their own paths; copied below.
+  external: [SQLITE_PACKAGE, LZ4_PACKAGE],
   plugins: [requiredHttp],
   // Some of what is bundled is CommonJS and asks for Node's modules by require().
   banner: {
@@ -50,6 +52,7 @@ const { metafile } = await build({
 });
 writeFileSync(join(OUT, "package.json"), `${JSON.stringify({ type: "module", private: true })}\n`);
 copySqlite();
+const lz4Packages = copyLz4();
 if (!existsSync(NATIVE_LIBRARY)) throw new Error(`${NATIVE_LIBRARY} is missing; \`make build\` compiles it first`);
 copyFileSync(NATIVE_LIBRARY, join(OUT, "persisto.node"));
 writeFileSync(join(OUT, "THIRD-PARTY-LICENSES.txt"), licences(metafile));
@@ -64,6 +67,21 @@ function copySqlite(): void {
   copyFileSync(join(from, "prebuilds", platform), join(to, "prebuilds", platform));
 }
 
+/** The package and its binary, which is a package of its own for each platform; npm installs that of this one. */
+function copyLz4(): string[] {
+  const { optionalDependencies = {} } = JSON.parse(
+    readFileSync(join("node_modules", LZ4_PACKAGE, "package.json"), "utf8"),
+  );
+  const binaries = Object.keys(optionalDependencies).filter(
+    (name) => name.startsWith(`${LZ4_BINARY_SCOPE}/`) && existsSync(join("node_modules", name)),
+  );
+  if (binaries.length === 0) throw new Error(`${LZ4_PACKAGE} has no binary for this platform; \`npm ci\` brings it`);
+  for (const name of [LZ4_PACKAGE, ...binaries]) {
+    cpSync(join("node_modules", name), join(OUT, "node_modules", name), { recursive: true });
+  }
+  return [LZ4_PACKAGE, ...binaries];
+}
+
 function isMusl(): boolean {
   if (process.platform !== "linux") return false;
   const { header } = process.report.getReport() as { header: { glibcVersionRuntime?: string } };
@@ -73,7 +91,9 @@ function isMusl(): boolean {
 /** The licence of every package that is in the bundles. */
 function licences({ inputs }: Metafile): string {
   const bundled = Object.keys(inputs).flatMap((path) => /^.*node_modules\/(?:@[^/]+\/)?[^/]+/.exec(path)?.[0] ?? []);
-  const folders = [...new Set([...bundled, `node_modules/${SQLITE_PACKAGE}`])].sort();
+  const folders = [
+    ...new Set([...bundled, ...[SQLITE_PACKAGE, ...lz4Packages].map((name) => `node_modules/${name}`)]),
+  ].sort();
   return folders
     .map((folder) => {
       const { name, version, license } = JSON.parse(readFileSync(join(folder, "package.json"), "utf8"));
