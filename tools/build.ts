@@ -38,6 +38,9 @@ const { metafile } = await build({
   platform: "node",
   target: "node24",
   format: "esm",
+  // ES modules where a package has both: import() of a bundled CommonJS module gives no named exports, and the object
+  // store's SDK loads in a tenth of the time.
+  mainFields: ["module", "main"],
   chunkNames: "[name]-[hash]",
   // Their binaries are found at run time by their own paths; copied below.
   external: [SQLITE_PACKAGE, LZ4_PACKAGE],
