@@ -107,6 +107,26 @@ export interface ExecutorTransaction {
   readonly isOpen: boolean;
 }
 
+/**
+ * Checkpoints that copy no more than was committed when `pin` answered, however much is written meanwhile. Everything runs in
+ * one executor, another one than the writer's where there is one; its death ends pin and checkpoint together. One call at a
+ * time.
+ */
+export interface Checkpointer {
+  /** Takes a snapshot of the database, in place of an earlier one. */
+  pin(): Promise<void>;
+  /** Copies back what was committed at the pin, unless other reads hold it back, and lets the pin go. */
+  checkpoint(): Promise<CheckpointCounts>;
+  /** Lets everything go. Never rejects. */
+  close(): Promise<void>;
+}
+
+/** Frames in the WAL at a checkpoint, and how many of them are copied back. */
+export interface CheckpointCounts {
+  readonly frames: number;
+  readonly done: number;
+}
+
 /** One database as the executors see it. All methods reject with a Failure, or CallCancelled. */
 export interface ExecutorDatabase {
   readonly file: DatabaseFile;
@@ -123,7 +143,9 @@ export interface ExecutorDatabase {
   /** Begins a transaction; READ_WRITE takes the write lock, waiting for it in the queue of the database. */
   begin(readWrite: boolean, options: CallOptions): Promise<ExecutorTransaction>;
   /** Checkpoints; never blocks writers. `done` = frames copied back. Busy databases answer done < frames. */
-  checkpoint(mode: "passive" | "truncate"): Promise<{ readonly frames: number; readonly done: number }>;
+  checkpoint(mode: "passive" | "truncate"): Promise<CheckpointCounts>;
+  /** Opens nothing before the first `pin`. To be closed before the database is. */
+  checkpointer(): Checkpointer;
   /** Runs PRAGMA quick things for a new file: makes it a WAL database with the given page size. Only before other calls. */
   create(pageBytes: number): Promise<void>;
   /** Replaces the options for connections opened from now on, and closes the present idle ones. */

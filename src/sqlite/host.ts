@@ -12,6 +12,7 @@ import type { DatabaseFile, ExecutorLimits } from "./executor.ts";
 import { noteOfError } from "./failure-notes.ts";
 import { FrameReader, type WriteParts } from "./frames.ts";
 import type { Native } from "./native.ts";
+import { Pins } from "./pins.ts";
 import {
   ANSWER_DONE,
   ANSWER_FAILED,
@@ -35,6 +36,7 @@ import {
   OP_CREATE,
   OP_EXECUTE,
   OP_INSPECT,
+  OP_PIN,
   OP_QUERY,
   OP_READ,
   OP_ROLLBACK,
@@ -42,6 +44,7 @@ import {
   OP_SAVEPOINT,
   OP_SCRIPT,
   OP_TRANSACTION_EXECUTE,
+  OP_UNPIN,
   WORD_BEGUN,
   WORD_CANCEL,
   WORD_REVOKED,
@@ -76,6 +79,7 @@ export class Host {
   readonly #transactions: Transactions;
   readonly #queries: Queries;
   readonly #upkeep: Upkeep;
+  readonly #pins: Pins;
   readonly #reader = new FrameReader(FRAME_BYTES_MAX, (buffer, start, end) => this.#frame(buffer, start, end));
   #unsent = 0;
   #closed = false;
@@ -96,6 +100,7 @@ export class Host {
       afterTurn: () => this.#flush(),
     });
     this.#upkeep = new Upkeep(this.#execution, options.Database);
+    this.#pins = new Pins(this.#execution);
     native.memoryLimit(limits.executorMemoryBytesMax);
   }
 
@@ -120,6 +125,7 @@ export class Host {
     this.#closed = true;
     this.#queries.close();
     this.#transactions.close();
+    this.#pins.close();
     this.#execution.connections.closeAll();
   }
 
@@ -205,10 +211,17 @@ export class Host {
         this.#upkeep.create();
         return;
       case OP_CHECKPOINT:
-        this.#upkeep.checkpoint();
+        if (this.#execution.call.target === 0) this.#upkeep.checkpoint();
+        else this.#pins.checkpoint();
         return;
       case OP_INSPECT:
         this.#upkeep.inspect();
+        return;
+      case OP_PIN:
+        this.#pins.pin();
+        return;
+      case OP_UNPIN:
+        this.#pins.unpin();
         return;
       case OP_CLOSE:
         this.#closeDatabase();
@@ -246,6 +259,7 @@ export class Host {
     const { number, id } = this.#execution.call;
     this.#queries.close(number);
     this.#transactions.close(number);
+    this.#pins.close(number);
     this.#execution.connections.forget(number);
     this.#answers.finish(id, ANSWER_DONE, 0, 0, undefined);
   }

@@ -4,7 +4,7 @@ import type { ExecutorSet } from "./executor-set.ts";
 import type { Pipeline } from "./pipeline.ts";
 import type { PoolDatabase } from "./pool-database.ts";
 import { PoolTransaction } from "./pool-transaction.ts";
-import { OP_CHECKPOINT, OP_INSPECT } from "./protocol.ts";
+import { OP_CHECKPOINT, OP_INSPECT, OP_PIN } from "./protocol.ts";
 
 /** A database that was moved away goes back to its own executor after this long without calls. */
 const RETURN_AFTER_MS = 1_000;
@@ -21,7 +21,7 @@ export class Placement {
   /** For a call that is not pinned; undefined when there is no executor for it yet. */
   place(call: Call): Pipeline | undefined {
     const { database, op } = call.input;
-    if (op === OP_CHECKPOINT) return this.#placeCheckpoint(database);
+    if (op === OP_CHECKPOINT || op === OP_PIN) return this.#placeCheckpoint(database);
     const home = this.#homeOf(database);
     if (home?.takesCalls && !isHeld(home, database)) return home;
     const movesHome = call.takesLock || op === OP_INSPECT;

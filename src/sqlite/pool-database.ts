@@ -8,6 +8,8 @@ import {
   CallCancelled,
   type CallOptions,
   type CallResult,
+  type CheckpointCounts,
+  type Checkpointer,
   type DatabaseFile,
   type ExecutorDatabase,
   type ExecutorLimits,
@@ -18,6 +20,7 @@ import {
   type RequestRecord,
 } from "./executor.ts";
 import type { Pipeline } from "./pipeline.ts";
+import { countsIn, PoolCheckpointer } from "./pool-checkpointer.ts";
 import { PoolQuery } from "./pool-query.ts";
 import { PoolTransaction } from "./pool-transaction.ts";
 import {
@@ -180,7 +183,11 @@ export class PoolDatabase implements ExecutorDatabase {
     });
   }
 
-  checkpoint(mode: "passive" | "truncate"): Promise<{ readonly frames: number; readonly done: number }> {
+  checkpointer(): Checkpointer {
+    return new PoolCheckpointer(this);
+  }
+
+  checkpoint(mode: "passive" | "truncate"): Promise<CheckpointCounts> {
     // A WAL in use keeps its size; and nobody is to wait for a checkpoint.
     const isAlone = this.callCount === 0 && this.lockHolder === undefined && !this.sealed;
     const truncates = mode === "truncate" && isAlone;
@@ -189,19 +196,19 @@ export class PoolDatabase implements ExecutorDatabase {
         ...this.ownInput(OP_CHECKPOINT),
         flags: truncates ? CALL_WRITES : 0,
         onDone: (done, _flags, _frames, body) => {
-          const counts = { frames: body.readUInt32LE(0), done: body.readUInt32LE(4) };
-          this.#checkpointed(counts.done >= counts.frames);
+          const counts = countsIn(body);
+          this.checkpointed(counts.done >= counts.frames);
           if (truncates && counts.frames === 0) this.wal = { salt: NO_SALT, frames: 0 };
           this.#letGo(done);
           resolve(counts);
         },
         onFailed: (failed, error) => {
-          this.#checkpointed(true);
+          this.checkpointed(true);
           this.#letGo(failed);
           reject(error);
         },
       });
-      this.#checkpoints++;
+      this.checkpointBegins();
       if (truncates) this.lockHolder = call;
       this.pool.dispatcher.submit(call, false);
     });
@@ -363,8 +370,13 @@ export class PoolDatabase implements ExecutorDatabase {
     });
   }
 
+  /** From here on the WAL may start over at any time. */
+  checkpointBegins(): void {
+    this.#checkpoints++;
+  }
+
   /** `mayStartOver`: all frames may be copied, so that the next write starts the WAL over. */
-  #checkpointed(mayStartOver: boolean): void {
+  checkpointed(mayStartOver: boolean): void {
     this.#checkpoints--;
     if (mayStartOver) this.wal = { salt: undefined, frames: this.wal.frames };
   }

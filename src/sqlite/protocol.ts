@@ -41,6 +41,10 @@ export const OP_CHECKPOINT = 13;
 export const OP_INSPECT = 14;
 /** Ends everything of a database and forgets it. */
 export const OP_CLOSE = 15;
+/** Begins a read that bounds what checkpoints copy; with a target, that of an earlier PIN begins anew. */
+export const OP_PIN = 16;
+/** Ends the read of a PIN and its connections. */
+export const OP_UNPIN = 17;
 
 /** Controls. */
 export const CONTROL_DEFINE = 128;
@@ -69,7 +73,7 @@ export const CALL_OP = 4;
 export const CALL_FLAGS = 5;
 export const CALL_DATABASE = 8;
 export const CALL_SCOPE = 12;
-/** The id of the BEGIN or QUERY that this belongs to. */
+/** The id of the BEGIN, QUERY or PIN that this belongs to; a CHECKPOINT of a PIN lets its read go afterwards. */
 export const CALL_TARGET = 16;
 export const CALL_DEADLINE_MS = 20;
 export const CALL_RESULT_BYTES_MAX = 24;

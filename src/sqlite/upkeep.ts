@@ -1,5 +1,6 @@
 /** Calls of the server's own: making a database, checkpoints, looking at a WAL. */
 import type Database from "better-sqlite3";
+import type { Connection } from "./connections.ts";
 import type { Execution } from "./execution.ts";
 import { busyNote, NotedFailure, noteOfCode } from "./failure-notes.ts";
 import { ANSWER_DONE, CALL_WRITES } from "./protocol.ts";
@@ -8,8 +9,19 @@ import { walSalt } from "./wal-salt.ts";
 
 /** Modes of sqlite3_wal_checkpoint_v2. */
 const CHECKPOINT_LOOK = -1;
-const CHECKPOINT_PASSIVE = 0;
+export const CHECKPOINT_PASSIVE = 0;
 const CHECKPOINT_TRUNCATE = 3;
+
+/** Runs a checkpoint; the two counts of the answer, zero where SQLite was too busy to say. */
+export function runCheckpoint(execution: Execution, connection: Connection, mode: number): Buffer {
+  const [code, frames, done] = execution.native.checkpoint(connection.native, mode);
+  if (code !== 0 && primaryCode(code) !== SQLITE_BUSY)
+    throw new NotedFailure(noteOfCode(code, "a checkpoint failed", undefined, execution.failureContext()));
+  const counts = Buffer.alloc(8);
+  counts.writeUInt32LE(Math.max(0, frames), 0);
+  counts.writeUInt32LE(Math.max(0, done), 4);
+  return counts;
+}
 
 export class Upkeep {
   readonly #execution: Execution;
@@ -32,19 +44,13 @@ export class Upkeep {
   }
 
   checkpoint(): void {
-    const { answers, call, connections, native } = this.#execution;
+    const { answers, call, connections } = this.#execution;
     const database = this.#execution.database();
     // Without a connection here this one is for the checkpoint alone: this executor is not the database's home.
     const connection = database.writer ?? connections.openPlain(database);
     try {
       const mode = call.flags & CALL_WRITES ? CHECKPOINT_TRUNCATE : CHECKPOINT_PASSIVE;
-      const [code, frames, done] = native.checkpoint(connection.native, mode);
-      if (code !== 0 && primaryCode(code) !== SQLITE_BUSY)
-        throw new NotedFailure(noteOfCode(code, "a checkpoint failed", undefined, this.#execution.failureContext()));
-      const counts = Buffer.alloc(8);
-      counts.writeUInt32LE(Math.max(0, frames), 0);
-      counts.writeUInt32LE(Math.max(0, done), 4);
-      answers.append(counts);
+      answers.append(runCheckpoint(this.#execution, connection, mode));
     } finally {
       if (connection !== database.writer) connections.closePlain(connection);
     }

@@ -859,6 +859,41 @@ export function describeExecutors(name: string, start: Start): void {
         await transaction.commit(options());
       });
 
+      it("copies no more than was committed at the pin", async () => {
+        const db = await fresh();
+        await execute(db, "CREATE TABLE t (x)");
+        await execute(db, `INSERT INTO t ${NUMBERS(5_000)}`);
+        const checkpointer = db.checkpointer();
+        await checkpointer.pin();
+        await execute(db, `INSERT INTO t ${NUMBERS(5_000)}`);
+        const pinned = await checkpointer.checkpoint();
+        expect(pinned.done).toBeGreaterThan(5);
+        expect(pinned.done).toBeLessThan(pinned.frames);
+        // The pin went with its checkpoint; the next one sees everything.
+        await checkpointer.pin();
+        const all = await checkpointer.checkpoint();
+        expect(all.done).toBe(all.frames);
+        await checkpointer.close();
+        await checkpointer.close();
+        expect(await read(db, "SELECT count(*) FROM t")).toEqual([[10_000n]]);
+      });
+
+      it("checkpoints nothing without a pin, and ends what a closed database had pinned", async () => {
+        const db = await fresh();
+        await execute(db, "CREATE TABLE t (x)");
+        const checkpointer = db.checkpointer();
+        expect(await failureOf(checkpointer.checkpoint())).toMatchObject({ reason: "EXECUTOR_LOST" });
+        await checkpointer.pin();
+        await checkpointer.checkpoint();
+        expect(await failureOf(checkpointer.checkpoint())).toMatchObject({
+          message: expect.stringContaining("without its pin"),
+        });
+        await checkpointer.pin();
+        await db.close(false);
+        expect(await failureOf(checkpointer.checkpoint())).toBeInstanceOf(Error);
+        await checkpointer.close();
+      });
+
       it("keeps the WAL when the last connection closes", async () => {
         const db = await fresh();
         await execute(db, "CREATE TABLE t (x)");
