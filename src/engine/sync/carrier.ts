@@ -91,7 +91,9 @@ export class Carrier {
         if (batch === undefined) break;
       }
       await this.#store(entry, database, replica, batch);
-      if (!entry.isWanted && log.pending().length === 0) break;
+      // After an unclean end two numbers may be owed, and nobody commits to make the second one due.
+      const isOwed = log.hasOpen && entry.openSinceMs === undefined;
+      if (!entry.isWanted && !isOwed && log.pending().length === 0) break;
     }
     entry.unsyncedSinceMs = entry.openSinceMs;
   }
