@@ -1,5 +1,5 @@
 import { Call } from "./call.ts";
-import { lost } from "./call-failures.ts";
+import { busy, lost } from "./call-failures.ts";
 import type { CheckpointCounts, Checkpointer } from "./executor.ts";
 import type { Pipeline } from "./pipeline.ts";
 import type { PoolDatabase } from "./pool-database.ts";
@@ -40,13 +40,15 @@ export class PoolCheckpointer implements Checkpointer {
     try {
       await this.#run(OP_UNPIN);
     } catch {
-      // Its executor is dead, and the pin with it, or was told to close the database's connections.
+      // Its executor is dead, and the pin with it, or has been told to forget the database.
     }
     this.#place = undefined;
   }
 
   #run(op: number): Promise<{ readonly call: Call; readonly body: Buffer }> {
     const place = this.#place;
+    // Its executors end what is pinned as they forget the database.
+    if (this.#database.closing) return Promise.reject(busy(this.#database, "it is being closed", 0));
     return new Promise((resolve, reject) => {
       const call = new Call({
         ...this.#database.ownInput(op),

@@ -890,7 +890,7 @@ export function describeExecutors(name: string, start: Start): void {
         });
         await checkpointer.pin();
         await db.close(false);
-        expect(await failureOf(checkpointer.checkpoint())).toBeInstanceOf(Error);
+        expect(await failureOf(checkpointer.checkpoint())).toMatchObject({ reason: "DATABASE_BUSY" });
         await checkpointer.close();
       });
 
