@@ -2,8 +2,10 @@
 import type { Clock } from "../clock.ts";
 import type { FailPoints } from "../fail-points.ts";
 import type { Executors } from "../sqlite/executor.ts";
+import type { RemoteStage } from "../stages/remote.ts";
 import type { FileSystem } from "./file-system.ts";
 import type { OperationLimits } from "./operations.ts";
+import type { SyncLimits } from "./sync/sync.ts";
 
 /** Bounds of the engine; each has a setting of the same name. */
 export interface EngineLimits extends OperationLimits {
@@ -57,6 +59,15 @@ export type EngineLog = (
   facts: Readonly<Record<string, unknown>>,
 ) => void;
 
+/** How databases are carried to the remote stage. */
+export interface SyncOptions {
+  /** False: only SyncDatabase, REMOTE writes, moves and the end of the server carry anything. */
+  readonly isAutomatic: boolean;
+  /** How long the end of the server may take to upload what is left. */
+  readonly closeGraceMs: number;
+  readonly limits: SyncLimits;
+}
+
 export interface EngineOptions {
   /** STORAGE_LOCAL_DIRECTORY_PATH; made when missing. */
   readonly directoryPath: string;
@@ -67,6 +78,10 @@ export interface EngineOptions {
   readonly random: (byteCount: number) => Uint8Array;
   readonly log: EngineLog;
   readonly limits: EngineLimits;
+  /** The farthest stage; without it databases stay in the local folder. The engine does not close its store. */
+  readonly remote?: RemoteStage | undefined;
+  /** Without it nothing is carried to the remote stage. */
+  readonly sync?: SyncOptions | undefined;
   /** The machine's own when left out. */
   readonly fileSystem?: FileSystem;
   /** Told of every step that changes durable state; for tests. */
