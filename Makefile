@@ -1,6 +1,6 @@
 # One-line targets around npm scripts. `make check` is what CI runs.
 .DEFAULT_GOAL := help
-.PHONY: help install-tools native build run test check bench conformance fuzz generate format tag-release clean
+.PHONY: help install-tools native build run test check bench conformance simulate fuzz generate format tag-release clean
 
 # Node 24 comes as an npm package, whatever the machine has; install scripts of other packages are not needed.
 node_modules/.bin/node: package-lock.json
@@ -13,6 +13,7 @@ help: ## This list
 
 install-tools: node_modules/.bin/node ## Install packages; say which system tools are missing (as root on Debian: install them)
 	@sh tools/install-tools.sh
+	@sh tools/install-s3-servers.sh
 
 native: node_modules/.bin/node ## Compile the native library (about a second)
 	@npm run --silent native
@@ -27,7 +28,7 @@ run: native ## Start the server from the sources
 test: native ## All tests
 	@npm run --silent test
 
-check: native ## Lint, types, formats, generated files, tests, fuzzing, conformance, short benchmarks
+check: native ## Lint, types, formats, generated files, tests, simulation, fuzzing, conformance, short benchmarks
 	@npm run --silent check
 
 bench: build ## All benchmarks, into docs/BENCHMARKS.md
@@ -35,6 +36,9 @@ bench: build ## All benchmarks, into docs/BENCHMARKS.md
 
 conformance: native ## Connect's conformance suite (needs Go)
 	@npm run --silent conformance
+
+simulate: native ## The stage engine under faults by seed; SEED=n replays one schedule
+	@npm run --silent simulate -- $(if $(SEED),--seed $(SEED))
 
 fuzz: native ## The request fuzzer of the native library, under sanitizers
 	@npm run --silent fuzz
