@@ -1,4 +1,5 @@
 import { describe, expect, it } from "vitest";
+import { loadSettings } from "../../src/settings/settings.ts";
 import { files, read } from "./repository.ts";
 
 const dockerfile = read("Dockerfile");
@@ -60,7 +61,15 @@ describe("compose.yaml", () => {
     const compose = read("compose.yaml");
     expect(compose).toContain('"127.0.0.1:8080:8080"');
     expect(compose).toContain("- storage:/var/lib/persisto/storage");
-    expect(compose).toMatch(/stop_grace_period: [3-9]\ds/);
+    const { server, engine, sync } = loadSettings({ SERVER_DRAIN_DELAY_SECONDS: "5" });
+    const endMs = server.drainDelayMs + server.drainSocketsMs + engine.closeGraceMs + sync.closeGraceMs;
+    expect(Number(/stop_grace_period: (\d+)s/.exec(compose)?.[1]) * 1000).toBeGreaterThan(endMs);
+  });
+
+  it("has room for the memory stage", () => {
+    const compose = read("compose.yaml");
+    const shmMiB = Number(/shm_size: (\d+)mb/.exec(compose)?.[1]);
+    expect(Number(/STORAGE_MEMORY_BYTES_MAX: (\d+)MiB/.exec(compose)?.[1])).toBeLessThan(shmMiB);
   });
 });
 
