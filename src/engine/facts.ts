@@ -95,8 +95,8 @@ const factsSchema = z.object({
   successor: lineage.optional(),
 });
 
-/** Reads the facts at `path`. Undefined when the file is missing, is damaged, or belongs to another id. */
-export async function readFacts(fileSystem: FileSystem, path: string, id: string): Promise<Facts | undefined> {
+/** Reads the facts at `path`. Undefined when the file is missing, is damaged, or belongs to another id than the one given. */
+export async function readFacts(fileSystem: FileSystem, path: string, id?: string): Promise<Facts | undefined> {
   if (fileSystem.sizeBytes(path) > factsBytesMax) return undefined;
   const bytes = await fileSystem.read(path);
   if (bytes === undefined) return undefined;
@@ -108,7 +108,7 @@ export async function readFacts(fileSystem: FileSystem, path: string, id: string
     return undefined;
   }
   const parsed = factsSchema.safeParse(given);
-  if (!parsed.success || parsed.data.id !== id) return undefined;
+  if (!parsed.success || (id !== undefined && parsed.data.id !== id)) return undefined;
   const { version: _, createRecord, pin, successor, ...facts } = parsed.data;
   return {
     ...facts,

@@ -4,7 +4,8 @@
  *   databases/<id>/db.sqlite (-wal, -shm)   the database
  *   databases/<id>/database.json            its facts
  *   databases/.new-<random>/                being made; the rename to <id> is the moment of creation
- *   databases/.deleted-<random>/            being removed; the rename to it is the moment of deletion
+ *   databases/.deleted-<random>/            being removed; the rename to it is the moment of deletion. Of a database with a
+ *                                           remote copy database.json stays there until that copy is gone
  */
 import { join } from "node:path";
 import { type Facts, readFacts, writeFacts } from "./facts.ts";
@@ -31,10 +32,20 @@ export interface Scratch {
   remove(): Promise<void>;
 }
 
+/** What is left of a deleted database while its remote copy is not gone. */
+export interface DeletedTrace {
+  readonly facts: Facts;
+  /** Removes everything but the trace itself. */
+  free(): Promise<void>;
+  /** Removes the trace. */
+  remove(): Promise<void>;
+}
+
 export class Folder {
   readonly #root: string;
   readonly #fileSystem: FileSystem;
   readonly #randomName: () => string;
+  readonly #traces: DeletedTrace[] = [];
 
   /** `randomName`: text of [a-z0-9] that no other call gets. */
   constructor(directoryPath: string, fileSystem: FileSystem, randomName: () => string) {
@@ -48,16 +59,37 @@ export class Folder {
     return join(this.#path(id), "db.sqlite");
   }
 
-  /** Makes what is missing, and removes what an interrupted creation or deletion has left. Returns the ids that are there. */
+  /**
+   * Makes what is missing, and removes what an interrupted creation or deletion has left, except traces: see `traces`.
+   * Returns the ids that are there.
+   */
   async open(onStray: (name: string) => void): Promise<string[]> {
     await this.#fileSystem.makeFolder(this.#root);
     const ids: string[] = [];
     for (const name of await this.#fileSystem.list(this.#root)) {
+      const path = join(this.#root, name);
       if (isDatabaseId(name)) ids.push(name);
-      else if (/^\.(?:new|deleted)-[a-z0-9]+$/.test(name)) await this.#fileSystem.remove(join(this.#root, name));
+      else if (/^\.deleted-[a-z0-9]+$/.test(name)) await this.#openDeleted(path);
+      else if (/^\.new-[a-z0-9]+$/.test(name)) await this.#fileSystem.remove(path);
       else onStray(name);
     }
     return ids;
+  }
+
+  /** Databases that were deleted and whose remote copies may be there still, as `open` found them. */
+  get traces(): readonly DeletedTrace[] {
+    return this.#traces;
+  }
+
+  async #openDeleted(path: string): Promise<void> {
+    const facts = await readFacts(this.#fileSystem, join(path, "database.json"));
+    if (facts === undefined) {
+      await this.#fileSystem.remove(path);
+      return;
+    }
+    const trace = this.#trace(facts, path);
+    await trace.free();
+    this.#traces.push(trace);
   }
 
   /** A fresh place for a database file that never gets a name; the next start sweeps it when nobody does. */
@@ -100,6 +132,31 @@ export class Folder {
     await this.#fileSystem.rename(this.#path(id), path);
     await this.#fileSystem.flushFolder(this.#root);
     return () => this.#fileSystem.remove(path);
+  }
+
+  /** The same for a database that may have a remote copy, and a folder or none: a trace is kept that names what has to go. */
+  async deleteKeepingTrace(facts: Facts): Promise<DeletedTrace> {
+    const path = join(this.#root, `.deleted-${this.#randomName()}`);
+    if ((await this.#fileSystem.list(this.#path(facts.id))).length > 0) {
+      await this.#fileSystem.rename(this.#path(facts.id), path);
+    } else {
+      await this.#fileSystem.makeFolder(path);
+      await writeFacts(this.#fileSystem, join(path, "database.json"), facts);
+    }
+    await this.#fileSystem.flushFolder(this.#root);
+    return this.#trace(facts, path);
+  }
+
+  #trace(facts: Facts, path: string): DeletedTrace {
+    return {
+      facts,
+      free: async () => {
+        for (const name of await this.#fileSystem.list(path)) {
+          if (name !== "database.json") await this.#fileSystem.remove(join(path, name));
+        }
+      },
+      remove: () => this.#fileSystem.remove(path),
+    };
   }
 
   writeFacts(facts: Facts): Promise<void> {

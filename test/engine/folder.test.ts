@@ -163,6 +163,25 @@ describe("folder", () => {
     await free();
     expect(readdirSync(join(root, "databases"))).toEqual([]);
   });
+
+  it("keeps a trace of a deleted database that may have a remote copy, over restarts, until it is removed", async () => {
+    const root = newFolder();
+    const folder = new Folder(root, nodeFileSystem, randomName);
+    await folder.open(() => undefined);
+    await folder.create(testFacts("a"), emptyDatabase);
+    const trace = await folder.deleteKeepingTrace(testFacts("a"));
+    expect(existsSync(folder.filePath("a"))).toBe(false);
+    // Killed before the files were freed; and another one, of a database that only the remote stage holds.
+    await folder.deleteKeepingTrace(testFacts("b"));
+    const after = new Folder(root, nodeFileSystem, randomName);
+    expect(await after.open(() => undefined)).toEqual([]);
+    expect(after.traces.map(({ facts }) => facts.id).sort()).toEqual(["a", "b"]);
+    expect(after.traces.find(({ facts }) => facts.id === "a")?.facts).toEqual(trace.facts);
+    const left = readdirSync(join(root, "databases"), { recursive: true }) as string[];
+    expect(left.filter((name) => name.includes("db.sqlite"))).toEqual([]);
+    for (const each of after.traces) await each.remove();
+    expect(readdirSync(join(root, "databases"))).toEqual([]);
+  });
 });
 
 describe("reconcile", () => {
