@@ -3,7 +3,7 @@ import { Failure, type FieldViolation, fieldInvalid } from "../failure/failure.t
 import type { CallOptions, Cancel, QueryOptions, RequestRecord } from "../sqlite/executor.ts";
 import { Catalog, type CatalogRow, newRowColumns, type PageKey, type Touch } from "./catalog.ts";
 import { Checkpoints } from "./checkpoints.ts";
-import { type DatabaseHost, HostedDatabase, sequenceStep, type WriteKind } from "./database.ts";
+import { HostedDatabase, sequenceStep, type WriteKind } from "./database.ts";
 import type {
   CreateDatabaseInput,
   DatabaseInfo,
@@ -27,6 +27,7 @@ import { nodeFileSystem } from "./file-system.ts";
 import { filterCondition, parseFilter, parseOrder } from "./filter.ts";
 import { Flusher } from "./flusher.ts";
 import { Folder } from "./folder.ts";
+import { Handles, type HandlesHost } from "./handles.ts";
 import { KeyedLock } from "./keyed-lock.ts";
 import { idRule, isDatabaseId, labelViolations } from "./names.ts";
 import { Operations } from "./operations.ts";
@@ -34,12 +35,10 @@ import type { EngineOptions } from "./options.ts";
 import { effectivePageSize, makePageToken, readPageToken } from "./page-token.ts";
 import { reconcile } from "./reconcile.ts";
 import { HeldTransaction } from "./transaction.ts";
+import type { CallWait } from "./waiting.ts";
 
 /** Databases whose use is written to the catalog in one round of the timer. */
 const touchCountMax = 500;
-
-/** Handles looked at to find one to drop. */
-const dropLookCountMax = 64;
 
 /** Rows of the catalog looked at without letting other work go on. */
 const scanSliceCount = 2_000;
@@ -71,17 +70,13 @@ export async function openEngine(options: EngineOptions): Promise<Engine> {
 
 class LocalEngine implements Engine {
   readonly sqliteVersion: string;
-  readonly #host: DatabaseHost;
+  readonly #host: HandlesHost;
+  readonly #handles: Handles;
   readonly #newLineage: () => string;
   readonly #pageSecret: Buffer;
   readonly #operations: Operations;
   /** No other engine has it: what this one says of versions is compared with nothing that another one said. */
   readonly #bootNonce: string;
-  /** Roughly least recently used first: see `#dropOne`. */
-  readonly #hosted = new Map<string, HostedDatabase>();
-  /** Handles that are being closed; their databases are not opened again before that is over. */
-  readonly #leaving = new Map<string, Promise<void>>();
-  readonly #deleting = new Set<string>();
   readonly #lock = new KeyedLock();
   readonly #transactions = new Set<HeldTransaction>();
   /** Used since the catalog was told. */
@@ -105,8 +100,13 @@ class LocalEngine implements Engine {
       flusher,
       checkpoints: new Checkpoints(limits, clock, log),
       touched: (database) => this.#touched.add(database),
+      row: (id) => this.#row(id),
+      bring: () => undefined,
+      mayDrop: () => true,
+      dropped: (database) => this.#dropped(database),
       nextHandle: () => ++handles,
     };
+    this.#handles = new Handles(this.#host);
     this.#bootNonce = newLineage();
     this.#newLineage = newLineage;
     this.#pageSecret = catalog.secret("page_token_secret", () => random(32));
@@ -198,7 +198,7 @@ class LocalEngine implements Engine {
       throwViolations(labelViolations(labels, this.#host.limits.labelCountMax, "database.labels"));
     }
     return this.#lock.run(id, async () => {
-      const database = await this.#enter(id);
+      const database = await this.#handles.enter(id, undefined);
       try {
         await database.changeFacts((facts) => {
           if (etag !== undefined && etag !== etagOf(facts)) throw new Failure("ETAG_MISMATCH", { database: id });
@@ -226,12 +226,7 @@ class LocalEngine implements Engine {
         throw databaseNotFound(id);
       }
       if (etag !== undefined && etag !== etagOf(row)) throw new Failure("ETAG_MISMATCH", { database: id });
-      this.#deleting.add(id);
-      try {
-        await this.#delete(id);
-      } finally {
-        this.#deleting.delete(id);
-      }
+      await this.#handles.deleting(id, () => this.#delete(id));
     });
   }
 
@@ -271,7 +266,7 @@ class LocalEngine implements Engine {
     minPosition: Position | undefined,
     options: CallOptions,
   ): Promise<EngineAnswer> {
-    return this.#with(id, (database) => database.read(statement, minPosition, options));
+    return this.#with(id, options, (database) => database.read(statement, minPosition, options));
   }
 
   async query(
@@ -280,7 +275,7 @@ class LocalEngine implements Engine {
     minPosition: Position | undefined,
     options: QueryOptions,
   ): Promise<EngineQuery> {
-    const entered = this.#enter(id);
+    const entered = this.#handles.enter(id, options);
     const database = entered instanceof HostedDatabase ? entered : await entered;
     return database.query(statement, minPosition, options);
   }
@@ -293,7 +288,7 @@ class LocalEngine implements Engine {
     options: CallOptions,
   ): Promise<EngineTransaction> {
     const { limits, clock, log } = this.#host;
-    const database = await this.#enter(id);
+    const database = await this.#handles.enter(id, options);
     try {
       const { snapshot, transaction, hold } = await database.begin(readWrite, minPosition, options);
       const held = new HeldTransaction({
@@ -317,14 +312,14 @@ class LocalEngine implements Engine {
   }
 
   position(id: string): Position {
-    const database = this.#hosted.get(id);
+    const database = this.#handles.get(id);
     if (database !== undefined) return database.position;
     const row = this.#row(id);
     return { lineage: row.lineage, sequence: BigInt(row.sequence) };
   }
 
   version(id: string): string {
-    const database = this.#hosted.get(id);
+    const database = this.#handles.get(id);
     if (database !== undefined) return `${this.#bootNonce}-${database.version}`;
     // Nobody counts the commits of a database without a handle; this text is given once and stands for nothing.
     return `${this.#bootNonce}-x${this.#host.nextHandle()}`;
@@ -391,10 +386,10 @@ class LocalEngine implements Engine {
   stats(): EngineStats {
     const { catalog, flusher, checkpoints } = this.#host;
     let walBytes = 0;
-    for (const database of this.#hosted.values()) walBytes += database.walBytes;
+    for (const database of this.#handles.all()) walBytes += database.walBytes;
     return {
       databases: catalog.count,
-      openDatabases: this.#hosted.size,
+      openDatabases: this.#handles.count,
       databaseBytes: catalog.bytes,
       walBytes,
       flushes: flusher.flushes,
@@ -416,73 +411,23 @@ class LocalEngine implements Engine {
     options: CallOptions,
     record: RequestRecord | undefined,
   ): Promise<EngineAnswer> {
-    return this.#with(id, (database) => database.write(kind, bytes, durability, options, record));
+    return this.#with(id, options, (database) => database.write(kind, bytes, durability, options, record));
   }
 
   /** Runs what leaves by itself. Not async: most databases are open, and a promise less counts on every call. */
-  #with<T>(id: string, run: (database: HostedDatabase) => Promise<T>): Promise<T> {
+  #with<T>(id: string, wait: CallWait, run: (database: HostedDatabase) => Promise<T>): Promise<T> {
     try {
-      const entered = this.#enter(id);
+      const entered = this.#handles.enter(id, wait);
       return entered instanceof HostedDatabase ? run(entered) : entered.then(run);
     } catch (error) {
       return Promise.reject(error);
     }
   }
 
-  /**
-   * A handle in use: `leave` is the caller's, or of the method that is called on it. At once unless the database is just
-   * being closed, so that calls that come one after another go in one after another.
-   */
-  #enter(id: string): HostedDatabase | Promise<HostedDatabase> {
-    if (this.#isClosing) throw new Failure("SHUTTING_DOWN");
-    const present = this.#hosted.get(id);
-    if (present !== undefined) {
-      present.enter();
-      return present;
-    }
-    const leaving = this.#leaving.get(id);
-    if (leaving !== undefined) return leaving.then(() => this.#enter(id));
-    if (this.#deleting.has(id)) throw databaseNotFound(id);
-    const database = new HostedDatabase(this.#host, this.#row(id));
-    database.enter();
-    this.#hosted.set(id, database);
-    if (this.#hosted.size > this.#host.limits.openDatabaseCountMax) this.#dropOne();
-    return database;
-  }
-
-  /**
-   * Drops a handle that nobody uses and that was not used since it was last looked at; the others get a second chance.
-   * When all of those looked at are in use there is one handle more: calls are bounded elsewhere.
-   */
-  #dropOne(): void {
-    let looked = 0;
-    for (const [id, database] of this.#hosted) {
-      if (++looked > dropLookCountMax) return;
-      this.#hosted.delete(id);
-      if (database.isIdle && !database.recentlyUsed) {
-        this.#drop(database);
-        return;
-      }
-      database.recentlyUsed = false;
-      this.#hosted.set(id, database);
-    }
-  }
-
-  /** Closes a handle that is out of `#hosted` already and that nobody uses. */
-  #drop(database: HostedDatabase): void {
+  /** The position that only the handle knows goes to the catalog. */
+  #dropped(database: HostedDatabase): boolean {
     this.#touched.delete(database);
-    if (!this.#writeCatalog(() => this.#host.catalog.touch([database.takeTouch()]))) {
-      // Only the handle knows the position then.
-      this.#hosted.set(database.id, database);
-      return;
-    }
-    const leaving = database
-      .close(false, new Failure("SHUTTING_DOWN"))
-      .catch((error: unknown) => {
-        this.#host.log("error", "a database that was idle did not close", { database: database.id, error });
-      })
-      .finally(() => this.#leaving.delete(database.id));
-    this.#leaving.set(database.id, leaving);
+    return this.#writeCatalog(() => this.#host.catalog.touch([database.takeTouch()]));
   }
 
   #row(id: string): CatalogRow {
@@ -494,8 +439,8 @@ class LocalEngine implements Engine {
   /** What is known of a database now: the catalog lags a little behind its handle. */
   #presentInfo(row: CatalogRow): DatabaseInfo {
     const info = infoOf(row);
-    const database = this.#hosted.get(row.id);
-    if (this.#deleting.has(row.id)) return { ...info, state: "deleting" };
+    const database = this.#handles.get(row.id);
+    if (this.#handles.isDeleting(row.id)) return { ...info, state: "deleting" };
     if (database === undefined) return info;
     return { ...info, state: database.state, position: database.position, lastAccessTimeMs: database.lastAccessTimeMs };
   }
@@ -570,26 +515,20 @@ class LocalEngine implements Engine {
     }
   }
 
-  /** Under the lock of the id, with the id in `#deleting`. */
+  /** Under the lock of the id, while it counts as being deleted. */
   async #delete(id: string): Promise<void> {
     const { folder, catalog, limits } = this.#host;
-    const database = this.#hosted.get(id);
-    this.#hosted.delete(id);
-    await this.#leaving.get(id);
-    if (database !== undefined) {
-      this.#touched.delete(database);
-      const isIdle = await database.whenIdle(limits.deleteGraceMs);
-      await database.close(!isIdle, databaseNotFound(id));
+    const free = await this.#handles.detach(id, limits.deleteGraceMs, databaseNotFound(id), async (database) => {
       // For the case that the files cannot be renamed: then the database goes on.
-      this.#writeCatalog(() => catalog.touch([database.takeTouch()]));
-    }
-    let free: () => Promise<void>;
-    try {
-      free = await folder.delete(id);
-      catalog.delete(id);
-    } catch (error) {
-      throw localStageFailure(error);
-    }
+      if (database !== undefined) this.#dropped(database);
+      try {
+        const freeFiles = await folder.delete(id);
+        catalog.delete(id);
+        return freeFiles;
+      } catch (error) {
+        throw localStageFailure(error);
+      }
+    });
     try {
       await free();
     } catch (error) {
@@ -617,10 +556,11 @@ class LocalEngine implements Engine {
 
   async #close(): Promise<void> {
     this.#isClosing = true;
+    this.#handles.closeDoor();
     this.#cancelTimer();
     const { clock, limits, catalog } = this.#host;
     const settleUntilMs = clock.now() + 2 * limits.closeGraceMs;
-    const databases = [...this.#hosted.values()];
+    const databases = [...this.#handles.all()];
     const [idle] = await Promise.all([
       Promise.all(databases.map((database) => database.whenIdle(limits.closeGraceMs))),
       this.#operations.close(limits.closeGraceMs),
@@ -635,7 +575,7 @@ class LocalEngine implements Engine {
       }
     };
     await Promise.all(Array.from({ length: closeConcurrency }, closeNext));
-    await Promise.all(this.#leaving.values());
+    await this.#handles.whenSettled();
     await this.#lock.whenIdle();
     this.#writeCatalog(() => catalog.touch(databases.map((database) => database.takeTouch())));
     this.#writeCatalog(() => catalog.close());
