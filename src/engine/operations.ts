@@ -50,7 +50,10 @@ export interface Progress {
   add(bytes: number): void;
   /** Throws when the operation is to stop. */
   check(): void;
-  /** Throws as `check` does; after it nothing stops the operation any more: its last step begins. */
+  /**
+   * Throws as `check` does; after it nothing cancels the operation any more: its last step begins. Only the end of the server
+   * still fires `signal`; a step that cannot go on then throws SHUTTING_DOWN, and the next server is asked to end it.
+   */
   commit(): void;
 }
 
@@ -261,7 +264,11 @@ export class Operations {
   async close(graceMs: number): Promise<void> {
     this.#isClosed = true;
     const running = [...this.#live.values()];
-    for (const live of running) this.#stop(live, new Failure("SHUTTING_DOWN"));
+    for (const live of running) {
+      this.#stop(live, new Failure("SHUTTING_DOWN"));
+      // A last step that cannot come to its end hears of it, and is left to the next server.
+      if (live.isCommitted) live.controller.abort(new Failure("SHUTTING_DOWN"));
+    }
     for (const live of running) for (const change of live.changed) change();
     if (running.length === 0) return;
     const over = Promise.withResolvers<void>();
