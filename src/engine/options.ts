@@ -3,6 +3,7 @@ import type { Clock } from "../clock.ts";
 import type { FailPoints } from "../fail-points.ts";
 import type { Executors } from "../sqlite/executor.ts";
 import type { RemoteStage } from "../stages/remote.ts";
+import type { StageName } from "./engine.ts";
 import type { FileSystem } from "./file-system.ts";
 import type { OperationLimits } from "./operations.ts";
 import type { SyncLimits } from "./sync/sync.ts";
@@ -52,6 +53,46 @@ export interface EngineLimits extends OperationLimits {
   readonly tidyMs: number;
 }
 
+/** When databases move between stages; each has a setting of the same name. */
+export interface PlacementSettings {
+  /** False: only calls of StageService move databases. */
+  readonly autoMovement: boolean;
+  /** Where a new database lives that asks for no stage: 1 memory, 2 local, 3 remote. */
+  readonly defaultCreationStage: number;
+  /** The farthest stage that data is carried to. */
+  readonly persistenceStage: number;
+  /** Without a call for this long a database moves one stage farther. */
+  readonly timeoutMs: number;
+  /** That many calls within the window move it one stage closer. */
+  readonly requestCountThreshold: number;
+  readonly requestWindowMs: number;
+  /** After a move the policy leaves the database where it is for so long. */
+  readonly cooldownMs: number;
+  /** Moves under way at one time. */
+  readonly moveConcurrencyMax: number;
+  /** How long a move waits for the writes under way before it is given up. */
+  readonly moveWaitMsMax: number;
+  /** Remote databases that are brought to the local disk for a call at one time. */
+  readonly hydrationConcurrencyMax: number;
+}
+
+/** What a stage may hold. */
+export interface StageBudget {
+  /** 0: a part of what its file system has. */
+  readonly bytesMax: number;
+  /** 0: no bound. */
+  readonly databaseCountMax: number;
+}
+
+/** The closer stages; the remote one is passed by itself. */
+export interface StagesOptions {
+  readonly settings: PlacementSettings;
+  readonly displayNames: Readonly<Record<StageName, string>>;
+  /** A folder of a tmpfs that is this engine's alone; undefined: there is no memory stage. */
+  readonly memory: (StageBudget & { readonly directoryPath: string }) | undefined;
+  readonly local: StageBudget;
+}
+
 /** Told about what an operator should know. Never called with SQL or parameters. */
 export type EngineLog = (
   level: "info" | "warn" | "error",
@@ -82,6 +123,8 @@ export interface EngineOptions {
   readonly remote?: RemoteStage | undefined;
   /** Without it nothing is carried to the remote stage. */
   readonly sync?: SyncOptions | undefined;
+  /** Only the local stage, and nothing moves, when left out. */
+  readonly stages?: StagesOptions;
   /** The machine's own when left out. */
   readonly fileSystem?: FileSystem;
   /** Told of every step that changes durable state; for tests. */
