@@ -13,20 +13,34 @@ export interface ReplicaFile extends TxidRange {
   readonly byteCount: number;
 }
 
-/** `0000/<min>-<max>.ltx` below the prefix of a replica in an object store. */
-export function replicaKey(file: TxidRange & { readonly level: number }): string {
-  return `${levelPrefix(file.level)}${ltxFileName(file)}`;
+/**
+ * Where Litestream keeps the files of a replica below its prefix: `bucket` in S3 and what is like it, `folder` in folders. A
+ * replica that is copied from one kind to the other has to be given new keys.
+ */
+export type ReplicaLayout = "bucket" | "folder";
+
+/** `0000/<min>-<max>.ltx`, or `ltx/0/<min>-<max>.ltx`, below the prefix of a replica. */
+export function replicaKey(file: TxidRange & { readonly level: number }, layout: ReplicaLayout = "bucket"): string {
+  return `${levelPrefix(file.level, layout)}${ltxFileName(file)}`;
 }
 
-/** `0000/`: what the keys of a level begin with. */
-export function levelPrefix(level: number): string {
+/** What the keys of a level begin with: `0000/`, or `ltx/0/`. */
+export function levelPrefix(level: number, layout: ReplicaLayout = "bucket"): string {
   if (!Number.isInteger(level) || level < 0 || level >= levelCount) throw new RangeError(`${level} is no level`);
-  return `${level.toString(16).padStart(4, "0")}/`;
+  return layout === "folder" ? `ltx/${level}/` : `${level.toString(16).padStart(4, "0")}/`;
 }
+
+const keyPatterns: Readonly<Record<ReplicaLayout, RegExp>> = {
+  bucket: /^000([0-9])\/([^/]+)$/,
+  folder: /^ltx\/([0-9])\/([^/]+)$/,
+};
 
 /** The reverse of `replicaKey`; undefined for every other key. */
-export function parseReplicaKey(key: string): (TxidRange & { readonly level: number }) | undefined {
-  const [, digits, name] = /^000([0-9])\/([^/]+)$/.exec(key) ?? [];
+export function parseReplicaKey(
+  key: string,
+  layout: ReplicaLayout = "bucket",
+): (TxidRange & { readonly level: number }) | undefined {
+  const [, digits, name] = keyPatterns[layout].exec(key) ?? [];
   const range = name === undefined ? undefined : parseLtxFileName(name);
   return range && { ...range, level: Number(digits) };
 }

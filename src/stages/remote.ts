@@ -3,16 +3,10 @@
  * the bucket can restore the databases without this server.
  */
 import { Failure } from "../failure/failure.ts";
-import type { ReplicaFile } from "../ltx/replica.ts";
+import type { ReplicaFile, ReplicaLayout } from "../ltx/replica.ts";
 import type { ObjectStore } from "../objects/object-store.ts";
 import type { Manifests } from "./manifest.ts";
 import type { Replica, Snapshot, Stage, StageCall } from "./stage.ts";
-
-/**
- * How the keys of a replica are made: `bucket` is Litestream's layout on S3 (`<prefix>/0000/…`), `folder` that of its file
- * replicas (`<prefix>/ltx/0/…`).
- */
-export type ReplicaLayout = "bucket" | "folder";
 
 /** Somebody else has stored a batch of that number: this server may not write the history any more. */
 export class FencedError extends Failure {
@@ -33,8 +27,11 @@ export interface RemoteStage extends Stage {
   readonly manifests: Manifests;
   /** Where a history is kept: `<id>/<lineage>`. */
   prefixOf(id: string, lineage: string): string;
-  /** The replica under a prefix, whoever wrote it. Nothing is read yet; each call makes one that knows nothing. */
-  replica(prefix: string): RemoteReplica;
+  /**
+   * The replica under a prefix, whoever wrote it. Nothing is read yet; each call makes one that knows nothing. `isNew`: nobody
+   * can have written there, because its lineage was just made; then there is nothing to ask for before the first batch.
+   */
+  replica(prefix: string, options?: { readonly isNew?: boolean }): RemoteReplica;
 }
 
 export interface RemoteReplica extends Replica {
@@ -44,7 +41,7 @@ export interface RemoteReplica extends Replica {
   readonly txid: bigint;
   /** The same. */
   readonly lastTxid: bigint;
-  /** True after `load`, or the first `append` to a prefix that has nothing. */
+  /** True once it is known what is stored. */
   readonly isLoaded: boolean;
   /** What is stored, as far as is known: kept in step with what this object does, never asked for again. In no order. */
   files(): readonly ReplicaFile[];
@@ -56,11 +53,15 @@ export interface RemoteReplica extends Replica {
    */
   loadTimes(call: StageCall): Promise<void>;
   /**
-   * Stores the batch unless its number is taken; when the answer is lost it looks whose batch is there. Throws FencedError
-   * when it is another's. An answer `unavailable` or `throttled` leaves it open whether it is stored: repeat the call.
+   * Stores the batch unless its number is taken; then, and when it is said to be stored, what is there is compared with it,
+   * and FencedError thrown when it is another's. One that is stored in merged files alone cannot be compared and passes. A
+   * failure `unavailable` or `throttled` leaves it open whether it is stored: repeat the call.
    */
   append(batch: Parameters<Replica["append"]>[0], call: StageCall): Promise<void>;
-  /** Stores a file of the snapshot level, which ends with a batch that is stored already. */
+  /**
+   * Stores a file of the snapshot level, in place of one of that name. It may end behind what is stored, where the store has
+   * lost batches; then the next batch is the one after it.
+   */
   putSnapshot(snapshot: Snapshot, call: StageCall): Promise<void>;
   /**
    * Brings a level in step with the one below, or, for the snapshot level, makes a snapshot out of what is stored, without a

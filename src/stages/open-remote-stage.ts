@@ -1,0 +1,74 @@
+/** The remote stage of a server. */
+import type { Clock } from "../clock.ts";
+import type { FileSystem } from "../files/file-system.ts";
+import type { ReplicaLayout } from "../ltx/replica.ts";
+import { defaultRetention, type RetentionRules } from "../ltx/retention.ts";
+import { checkKey, type ObjectStore } from "../objects/object-store.ts";
+import { PartBudget } from "./fetch.ts";
+import { type Manifests, StoredManifests } from "./manifest.ts";
+import type { RemoteReplica, RemoteStage } from "./remote.ts";
+import { type ReplicaContext, StoredReplica } from "./remote-replica.ts";
+import { Spool } from "./spool.ts";
+import type { StageCall } from "./stage.ts";
+
+export interface RemoteStageOptions {
+  readonly store: ObjectStore;
+  readonly layout: ReplicaLayout;
+  readonly displayName: string;
+  readonly fileSystem: FileSystem;
+  /** A folder of its own on the local disk, for files on their way to the store. It is emptied. */
+  readonly spoolDirectoryPath: string;
+  readonly clock: Clock;
+  readonly random: (byteCount: number) => Uint8Array;
+  /** Litestream's, unless told otherwise. */
+  readonly retention?: RetentionRules | undefined;
+  /** Files that one compaction takes at most; 256 unless told otherwise. */
+  readonly compactionFilesMax?: number | undefined;
+  /** Parts of 4 MiB that restores hold in memory, all together; 32 unless told otherwise. */
+  readonly partCountMax?: number | undefined;
+}
+
+/** Asks nothing of the store: see `probe`. */
+export async function openRemoteStage(options: RemoteStageOptions): Promise<RemoteStage> {
+  const spool = new Spool(options.spoolDirectoryPath, options.fileSystem);
+  await spool.prepare();
+  return new ObjectStage(options, spool);
+}
+
+class ObjectStage implements RemoteStage {
+  readonly name = "remote";
+  readonly displayName: string;
+  readonly store: ObjectStore;
+  readonly layout: ReplicaLayout;
+  readonly manifests: Manifests;
+  readonly #context: ReplicaContext;
+
+  constructor(options: RemoteStageOptions, spool: Spool) {
+    const { store, layout, displayName, fileSystem, clock, random } = options;
+    const { retention = defaultRetention, compactionFilesMax = 256, partCountMax = 32 } = options;
+    this.displayName = displayName;
+    this.store = store;
+    this.layout = layout;
+    this.manifests = new StoredManifests(store, random);
+    const budget = new PartBudget(partCountMax);
+    this.#context = { store, layout, fileSystem, clock, random, spool, budget, retention, compactionFilesMax };
+  }
+
+  /** Nobody knows how much room a store has. */
+  async space(): Promise<undefined> {
+    return undefined;
+  }
+
+  probe(call: StageCall): Promise<void> {
+    return this.store.probe(call);
+  }
+
+  prefixOf(id: string, lineage: string): string {
+    return `${id}/${lineage}`;
+  }
+
+  replica(prefix: string, { isNew = false }: { readonly isNew?: boolean } = {}): RemoteReplica {
+    checkKey(prefix);
+    return new StoredReplica(this.#context, prefix, isNew);
+  }
+}
