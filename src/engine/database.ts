@@ -1,4 +1,5 @@
 /** A hosted database: the handle that calls go through while a database is in use. */
+import { createHash } from "node:crypto";
 import type { Clock } from "../clock.ts";
 import { Failure, fieldInvalid } from "../failure/failure.ts";
 import {
@@ -45,6 +46,8 @@ export interface DatabaseHost {
   touched(database: HostedDatabase): void;
   /** A number that no other handle of this engine has. */
   nextHandle(): number;
+  /** The operation that alone works on a database. */
+  operationOf(id: string): string | undefined;
 }
 
 /** The three kinds of writing call. */
@@ -109,7 +112,8 @@ export class HostedDatabase implements Checkpointed {
   }
 
   get state(): DatabaseStateName {
-    return this.#fault === undefined ? "ready" : "faulted";
+    if (this.#fault !== undefined) return "faulted";
+    return this.#facts.successor === undefined ? "ready" : "read_only";
   }
 
   get isIdle(): boolean {
@@ -174,9 +178,10 @@ export class HostedDatabase implements Checkpointed {
       try {
         // No switch of heads while a write is under way.
         const { executor } = this.#head;
-        if (kind === "execute") result = await executor.execute(bytes, options, record);
-        else if (kind === "batch") result = await executor.batch(bytes, options, record);
-        else result = await executor.script(bytes, options, record);
+        const own = record && ownRecord(this.id, record);
+        if (kind === "execute") result = await executor.execute(bytes, options, own);
+        else if (kind === "batch") result = await executor.batch(bytes, options, own);
+        else result = await executor.script(bytes, options, own);
       } catch (error) {
         throw this.writeFailed(this.causeOf(error, options));
       } finally {
@@ -255,6 +260,7 @@ export class HostedDatabase implements Checkpointed {
   /** Before a write is sent: waits while writes are paused, sees to it that there are sequences to give out. */
   beginWrite(): Promise<void> | undefined {
     this.#use();
+    if (this.#facts.successor !== undefined) this.#refuseWhileRestored();
     if (this.#gate.closed !== undefined) return this.#beginWriteLater();
     if (this.wal.frames > this.#host.limits.walFramesMax) this.#refuseWrite();
     if (this.#sequence + sequenceMargin > this.#facts.sequenceReserved) return this.#beginWriteLater();
@@ -265,6 +271,7 @@ export class HostedDatabase implements Checkpointed {
   async #beginWriteLater(): Promise<void> {
     while (this.#gate.closed !== undefined) await this.#gate.closed;
     if (this.#refusal !== undefined) throw this.#refusal;
+    if (this.#facts.successor !== undefined) this.#refuseWhileRestored();
     if (this.wal.frames > this.#host.limits.walFramesMax) this.#refuseWrite();
     if (this.#sequence + sequenceMargin > this.#facts.sequenceReserved) await this.#reserve();
     this.#countWrite();
@@ -456,6 +463,11 @@ export class HostedDatabase implements Checkpointed {
     }
   }
 
+  #refuseWhileRestored(): never {
+    const operation = this.#host.operationOf(this.id) ?? "unknown";
+    throw new Failure("DATABASE_READ_ONLY", { database: this.id, operation });
+  }
+
   /** A long read keeps the WAL from starting over. The checkpoint tells when that is over. */
   #refuseWrite(): never {
     this.#host.checkpoints.request(this);
@@ -506,6 +518,15 @@ class Hold implements CursorHolder {
 }
 
 const walFrameHeaderBytes = 24;
+
+/**
+ * A request id means something in one database alone, and the records of a database go with its file into its forks: so they
+ * are kept under the id of both.
+ */
+function ownRecord(database: string, record: RequestRecord): RequestRecord {
+  const hash = createHash("sha256").update(`${database}\0${record.id}`).digest("hex");
+  return { ...record, id: hash.slice(0, record.id.length) };
+}
 
 function faulted(id: string, problem: string, cause?: unknown): Failure {
   return new Failure("DATABASE_FAULTED", { database: id, problem }, { cause });

@@ -105,6 +105,7 @@ class LocalEngine implements Engine {
       mayDrop: () => true,
       dropped: (database) => this.#dropped(database),
       nextHandle: () => ++handles,
+      operationOf: (id) => this.#operations.lockedBy(id),
     };
     this.#handles = new Handles(this.#host);
     this.#bootNonce = newLineage();
