@@ -129,7 +129,7 @@ export class Carrier {
     const { signal } = entry.controller;
     const row = host.row(entry.id);
     if (row === undefined) throw new Failure("DATABASE_NOT_FOUND", { database: entry.id });
-    const replica = remote.replica(prefixOf(remote, row));
+    const replica = remote.replica(prefixOf(remote, row), { isNew: log.closedTxid === 0n });
     if (row.manifestVersion === 0) await this.#hooks.beforeFirst(entry.id, signal);
     if (log.closedTxid > 0n) {
       await storeCall(this.#context, signal, 0, (call) => replica.load(call));

@@ -1,8 +1,11 @@
 /** Finds what only the remote stage knows: all of it in the background after a start, and single ids when they are asked for. */
 import { Failure } from "../../failure/failure.ts";
+import type { Manifest } from "../../stages/manifest.ts";
+import { isDatabaseId } from "../names.ts";
 import { type StoreContext, storeCall } from "./store-context.ts";
 import { backOffMs, isStoreFailure } from "./store-health.ts";
 import type { Timetable } from "./timetable.ts";
+import { nextUpkeep } from "./upkeep.ts";
 
 /** Databases looked at side by side in the background. */
 const concurrency = 8;
@@ -10,10 +13,17 @@ const concurrency = 8;
 /** A whole walk over the bucket's names, which comes by pages. */
 const walkMsMax = 30 * 60_000;
 
+export interface DiscoveryHooks {
+  /** The remote copy of that history is about to go. */
+  isDeleted(id: string, lineage: string): boolean;
+  /** A database is in the catalog now. `upkeepAtMs`: when its replica needs upkeep; 0: it needs none. */
+  discovered(manifest: Manifest, upkeepAtMs: number): void;
+}
+
 export class Discovery {
   readonly #context: StoreContext;
   readonly #timetable: Timetable;
-  readonly #isDeleted: (id: string, lineage: string) => boolean;
+  readonly #hooks: DiscoveryHooks;
   readonly #controller = new AbortController();
   /** Ids that are just being looked up. */
   readonly #lookUps = new Map<string, Promise<boolean>>();
@@ -23,10 +33,10 @@ export class Discovery {
   #failures = 0;
   #work: Promise<void> = Promise.resolve();
 
-  constructor(context: StoreContext, timetable: Timetable, isDeleted: (id: string, lineage: string) => boolean) {
+  constructor(context: StoreContext, timetable: Timetable, hooks: DiscoveryHooks) {
     this.#context = context;
     this.#timetable = timetable;
-    this.#isDeleted = isDeleted;
+    this.#hooks = hooks;
   }
 
   get isRunning(): boolean {
@@ -87,7 +97,7 @@ export class Discovery {
       // All take from one line; a walk is as wide as this, and a list is read no faster than its names are looked at.
       const walker = async () => {
         for (let next = await ids.next(); next.done !== true; next = await ids.next()) {
-          if (await this.#takeListed(next.value)) found++;
+          if (isDatabaseId(next.value) && (await this.#takeListed(next.value))) found++;
         }
       };
       await allSettledOrThrow(Array.from({ length: concurrency }, walker));
@@ -118,11 +128,11 @@ export class Discovery {
 
   /** Takes a database into the catalog if the remote stage has one of that id, and nobody knows it. True when it did. */
   async #take(id: string): Promise<boolean> {
-    const { host, remote } = this.#context;
+    const { host, remote, limits } = this.#context;
     const { signal } = this.#controller;
     if (host.row(id) !== undefined) return false;
     const stored = await storeCall(this.#context, signal, 0, (call) => remote.manifests.read(id, call));
-    if (stored === undefined || this.#isDeleted(id, stored.manifest.lineage)) return false;
+    if (stored === undefined || this.#hooks.isDeleted(id, stored.manifest.lineage)) return false;
     const { manifest } = stored;
     const replica = remote.replica(manifest.prefix);
     await storeCall(this.#context, signal, 0, (call) => replica.load(call));
@@ -131,9 +141,12 @@ export class Discovery {
       return false;
     }
     const sizeBytes = replica.files().reduce((total, { byteCount }) => total + byteCount, 0);
-    const isNew = await host.discovered({ manifest, txid: replica.txid, sizeBytes });
-    if (isNew) host.failPoints.reach("discover.noted");
-    return isNew;
+    const upkeepAtMs = nextUpkeep(replica.files(), limits.upkeep)?.atMs ?? 0;
+    const isNew = await host.discovered({ manifest, txid: replica.txid, sizeBytes, upkeepAtMs });
+    if (!isNew) return false;
+    host.failPoints.reach("discover.noted");
+    this.#hooks.discovered(manifest, upkeepAtMs);
+    return true;
   }
 }
 

@@ -88,7 +88,13 @@ export class RemoteSync implements Sync {
       account: (entry) => this.#account(entry),
     });
     this.#upkeeper = new Upkeeper(context);
-    this.#discovery = new Discovery(context, this.#timetable, (id, lineage) => this.#tombstones.has(id, lineage));
+    this.#discovery = new Discovery(context, this.#timetable, {
+      isDeleted: (id, lineage) => this.#tombstones.has(id, lineage),
+      discovered: ({ id, retired }, upkeepAtMs) => {
+        if (upkeepAtMs > 0) this.#startUpkeep(id, upkeepAtMs);
+        for (const { keepUntilMs } of retired) this.retired(id, keepUntilMs);
+      },
+    });
   }
 
   get health(): RemoteHealth {
@@ -206,12 +212,7 @@ export class RemoteSync implements Sync {
       if (this.#isAutomatic)
         this.#timetable.setBy(entry.uploadDue, nowMs + this.#host.random() * this.#limits.intervalMs);
     }
-    for (const { id, atMs } of upkeeps) {
-      const waitMs = Math.max(0, atMs - clock.wallMs()) + this.#host.random() * this.#limits.intervalMs;
-      const entry = this.#entryOf(id);
-      entry.upkeepAtMs = atMs;
-      this.#timetable.setBy(entry.upkeepDue, nowMs + waitMs);
-    }
+    for (const { id, atMs } of upkeeps) this.#startUpkeep(id, atMs);
     this.#discovery.start(isCatalogComplete);
   }
 
@@ -374,6 +375,15 @@ export class RemoteSync implements Sync {
     const isUnderWay = this.#uploads.isRunning(entry.upload) || this.#uploads.isWaiting(entry.upload);
     if (openSinceMs === undefined || isUnderWay || entry.uploadFailures > 0) return;
     this.#timetable.setBy(entry.uploadDue, openSinceMs + this.#jittered());
+  }
+
+  /** Upkeep of a replica of which nothing but this is known. */
+  #startUpkeep(id: string, atMs: number): void {
+    const { clock, random } = this.#host;
+    const entry = this.#entryOf(id);
+    entry.upkeepAtMs = atMs;
+    const waitMs = Math.max(0, atMs - clock.wallMs()) + random() * this.#limits.upkeepJitterMs;
+    this.#timetable.setBy(entry.upkeepDue, clock.now() + waitMs);
   }
 
   #scheduleUpkeep(entry: SyncEntry): void {

@@ -77,6 +77,8 @@ export interface Discovered {
   readonly txid: bigint;
   /** Of what is stored, history and all. */
   readonly sizeBytes: number;
+  /** When the replica needs upkeep, milliseconds since 1970; 0: it needs none. */
+  readonly upkeepAtMs: number;
 }
 
 /** What the catalog keeps for syncing. */

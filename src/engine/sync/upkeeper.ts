@@ -48,9 +48,9 @@ export class Upkeeper {
   /** When a database needs it next, milliseconds since 1970, as far as is known; the catalog is told. */
   next(entry: SyncEntry): number | undefined {
     const { replica } = entry;
-    if (replica === undefined && entry.retiredUntilMs === undefined) return undefined;
-    const upkeep = replica && nextUpkeep(replica.files(), this.#rules);
-    const atMs = Math.min(upkeep?.atMs ?? Number.POSITIVE_INFINITY, entry.retiredUntilMs ?? Number.POSITIVE_INFINITY);
+    const never = Number.POSITIVE_INFINITY;
+    const ownMs = replica === undefined ? entry.upkeepAtMs : (nextUpkeep(replica.files(), this.#rules)?.atMs ?? never);
+    const atMs = Math.min(ownMs, entry.retiredUntilMs ?? never);
     this.#keep(entry);
     if (atMs !== entry.upkeepAtMs) {
       entry.upkeepAtMs = atMs;
@@ -73,6 +73,7 @@ export class Upkeeper {
     if (row === undefined || row.isFenced) {
       entry.replica = undefined;
       entry.retiredUntilMs = undefined;
+      entry.upkeepAtMs = Number.POSITIVE_INFINITY;
       return;
     }
     await this.#removeRetired(entry);
@@ -81,13 +82,9 @@ export class Upkeeper {
       await storeCall(this.#context, signal, 0, (call) => replica.load(call));
       entry.replica = replica;
     }
-    let last: string | undefined;
     for (let count = 0; count < stepCountMax; count++) {
       const upkeep = nextUpkeep(replica.files(), this.#rules);
       if (upkeep === undefined || upkeep.atMs > host.clock.wallMs()) return;
-      const step = JSON.stringify(upkeep.step);
-      if (step === last) throw new Error(`the step ${step} has changed nothing`);
-      last = step;
       await this.#step(entry, replica, upkeep.step);
     }
   }
@@ -110,14 +107,15 @@ export class Upkeeper {
     const nowMs = clock.wallMs();
     failPoints.reach(`${step.kind}.begin`);
     if (step.kind === "expire") {
-      await storeCall(this.#context, signal, 0, (call) => replica.expire(nowMs, call));
+      const count = await storeCall(this.#context, signal, 0, (call) => replica.expire(nowMs, call));
+      if (count === 0) throw new Error("retention has let go of nothing");
       failPoints.reach("expire.end");
       return;
     }
     const level = step.kind === "snapshot" ? snapshotLevel : step.level;
     const bytes = replica.files().reduce((total, { byteCount }) => total + byteCount, 0);
     const file = await storeCall(this.#context, signal, bytes, (call) => replica.compact(level, nowMs, call));
-    if (file === undefined) return;
+    if (file === undefined) throw new Error(`level ${level} has nothing to take`);
     failPoints.reach(`${step.kind}.stored`);
     this.#putBytes += file.byteCount;
     if (step.kind === "snapshot") this.#snapshots++;
