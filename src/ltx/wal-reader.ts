@@ -52,6 +52,8 @@ export interface WalScanOptions {
    * after 64 MiB of WAL, as Litestream does.
    */
   readonly frameCountMax?: number;
+  /** Commits behind this offset are left out: the end of an earlier scan of the same life. */
+  readonly endOffsetMax?: number;
   /** Frames read at one time; by itself 256, one or two milliseconds of work. */
   readonly framesPerRead?: number;
   /** Awaited between two reads, so that others get their turn on the event loop. */
@@ -110,6 +112,7 @@ class Scan {
   readonly #wal: WalSource;
   readonly #header: WalHeader;
   readonly #frameCountMax: number;
+  readonly #endOffsetMax: number;
   readonly #readBytes: number;
   readonly #turn: (() => Promise<void>) | undefined;
   readonly #frames = new Map<number, number>();
@@ -128,6 +131,7 @@ class Scan {
     this.#wal = wal;
     this.#header = header;
     this.#frameCountMax = options.frameCountMax ?? Math.floor(scanBytesMax / frameBytes);
+    this.#endOffsetMax = options.endOffsetMax ?? Number.POSITIVE_INFINITY;
     this.#turn = options.turn;
     this.#endOffset = offset;
     this.#readBytes = frameBytes * Math.max(1, Math.min(framesPerRead, Math.floor(readBytesMax / frameBytes)));
@@ -143,7 +147,7 @@ class Scan {
       const length = await this.#wal.read(offset, buffer);
       isOver = length < buffer.length;
       for (let at = 0; at + frameBytes <= length; at += frameBytes) {
-        if (!this.#isGood(buffer, at)) {
+        if (offset + at + frameBytes > this.#endOffsetMax || !this.#isGood(buffer, at)) {
           isOver = true;
           break;
         }
