@@ -38,6 +38,8 @@ export interface HistoryLimits {
 export interface NewHistory {
   readonly lineage: string;
   readonly remotePrefix: string;
+  /** The `etagVersion` that its manifest has. */
+  readonly manifestVersion: number;
 }
 
 /** What the engine does for history. */
@@ -290,10 +292,10 @@ export class History {
       progress.commit();
       isCommitted = true;
       const keepUntilMs = clock.wallMs() + this.#limits.retentionMs;
-      await this.#publishRestore(row, { lineage, remotePrefix: prefix }, keepUntilMs, progress);
+      const manifest = await this.#publishRestore(row, { lineage, prefix }, keepUntilMs, progress);
       isPublished = true;
       failPoints.reach("restore.published");
-      await this.#switch(id, { lineage, remotePrefix: prefix });
+      await this.#switch(manifest);
       sync.retired(id, keepUntilMs);
     } catch (error) {
       // At the end of the server nobody may know whether it was published: the next start asks.
@@ -360,7 +362,7 @@ export class History {
     const stored = await this.#untilKnown(progress, (call) => remote.manifests.read(id, call));
     if (stored?.manifest.lineage === lineage) {
       const retired = stored.manifest.retired.find((each) => each.lineage === row.lineage);
-      await this.#switch(id, { lineage, remotePrefix: stored.manifest.prefix });
+      await this.#switch(stored.manifest);
       if (retired !== undefined) this.#host.sync.retired(id, retired.keepUntilMs);
       this.#host.failPoints.reach("restore.end");
       await this.#warm(id);
@@ -499,26 +501,31 @@ export class History {
   }
 
   /** The moment of a restore. What came of a write whose answer was lost is looked up, until it is known. */
-  async #publishRestore(row: CatalogRow, next: NewHistory, keepUntilMs: number, progress: Progress): Promise<void> {
+  async #publishRestore(
+    row: CatalogRow,
+    next: Pick<Manifest, "lineage" | "prefix">,
+    keepUntilMs: number,
+    progress: Progress,
+  ): Promise<Manifest> {
     const { manifests } = this.#remote(row.id);
     const retiredAtMs = this.#host.clock.wallMs();
     const replaced = (stored: StoredManifest): Manifest => ({
       ...stored.manifest,
-      lineage: next.lineage,
-      prefix: next.remotePrefix,
+      ...next,
       retired: [
         ...stored.manifest.retired,
         { lineage: row.lineage, prefix: stored.manifest.prefix, retiredAtMs, keepUntilMs },
       ],
     });
-    await this.#untilKnown(progress, async (call) => {
+    return this.#untilKnown(progress, async (call) => {
       for (;;) {
         const stored = await manifests.read(row.id, call);
-        if (stored?.manifest.lineage === next.lineage) return;
+        if (stored?.manifest.lineage === next.lineage) return stored.manifest;
         if (stored?.manifest.lineage !== row.lineage) {
           throw new Failure("DATABASE_FENCED", { database: row.id, sequence: String(row.durableSequence + 1) });
         }
-        if ((await manifests.replace(replaced(stored), stored.etag, call)) !== undefined) return;
+        const done = await manifests.replace(replaced(stored), stored.etag, call);
+        if (done !== undefined) return done.manifest;
       }
     });
   }
@@ -535,14 +542,14 @@ export class History {
   }
 
   /** From the old history to the published one. */
-  async #switch(id: string, next: NewHistory): Promise<void> {
-    await this.#host.sync.forget(id, new Failure("LINEAGE_CHANGED", { lineage: next.lineage }));
-    await this.#host.replaceHistory(id, next);
+  async #switch({ id, lineage, prefix, etagVersion }: Manifest): Promise<void> {
+    await this.#host.sync.forget(id, new Failure("LINEAGE_CHANGED", { lineage }));
+    await this.#host.replaceHistory(id, { lineage, remotePrefix: prefix, manifestVersion: etagVersion });
     this.#host.failPoints.reach("restore.dropped");
   }
 
   async #adopt(manifest: Manifest, sizeBytes: number): Promise<void> {
-    const isNew = await this.#host.adopt({ manifest, txid: 1n, sizeBytes });
+    const isNew = await this.#host.adopt({ manifest, txid: 1n, sizeBytes, upkeepAtMs: 0 });
     // Discovery may have been faster.
     if (isNew || (await this.#host.find(manifest.id)).lineage === manifest.lineage) return;
     throw new Failure("DATABASE_EXISTS", { database: manifest.id });

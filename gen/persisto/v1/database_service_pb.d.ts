@@ -1485,12 +1485,18 @@ export declare type RestoreDatabaseRequest = Message<"persisto.v1.RestoreDatabas
   database: string;
 
   /**
-   * The point to go back to.
+   * The point to go back to. A position stands for the end of its batch, with
+   * all commits that the batch holds; SyncDatabase ends a batch. A time stands
+   * for the last batch that had ended by then. Batches are merged as they grow
+   * older: a position is restored exactly or refused with HISTORY_OUT_OF_RANGE,
+   * which names the nearest.
    *
    * @generated from oneof persisto.v1.RestoreDatabaseRequest.target
    */
   target: {
     /**
+     * Of the present history, or of one that a restore has replaced.
+     *
      * @generated from field: persisto.v1.Position position = 2;
      */
     value: Position;
@@ -1504,17 +1510,22 @@ export declare type RestoreDatabaseRequest = Message<"persisto.v1.RestoreDatabas
   } | { case: undefined; value?: undefined };
 
   /**
+   * Refused with ABORTED when the database changed since.
+   *
    * @generated from field: string etag = 4;
    */
   etag: string;
 
   /**
+   * A UUID: a repeat with the same one returns the same operation.
+   *
    * @generated from field: string request_id = 5;
    */
   requestId: string;
 
   /**
-   * The call waits this long for the end before it returns the operation.
+   * The call waits this long for the end before it returns the operation, and
+   * never beyond its deadline; not at all when unset.
    *
    * @generated from field: google.protobuf.Duration wait = 6;
    */
@@ -1562,7 +1573,7 @@ export declare type ForkDatabaseRequest = Message<"persisto.v1.ForkDatabaseReque
   newDatabase: string;
 
   /**
-   * The newest state when unset.
+   * The newest state when unset; else as in RestoreDatabaseRequest.
    *
    * @generated from oneof persisto.v1.ForkDatabaseRequest.source
    */
@@ -1581,6 +1592,8 @@ export declare type ForkDatabaseRequest = Message<"persisto.v1.ForkDatabaseReque
   } | { case: undefined; value?: undefined };
 
   /**
+   * As in RestoreDatabaseRequest.
+   *
    * @generated from field: string request_id = 5;
    */
   requestId: string;
@@ -1865,7 +1878,9 @@ export declare const DatabaseService: GenService<{
     output: typeof WatchDatabaseResponseSchema;
   },
   /**
-   * Takes a database back to an earlier point.
+   * Takes a database back to an earlier point, in place. What it held is kept
+   * until the retention is over: restore or fork its old position to undo.
+   * Reads go on meanwhile, writes are refused. Needs a remote stage.
    *
    * @generated from rpc persisto.v1.DatabaseService.RestoreDatabase
    */
@@ -1875,7 +1890,9 @@ export declare const DatabaseService: GenService<{
     output: typeof RestoreDatabaseResponseSchema;
   },
   /**
-   * Makes a new database out of another at a point in its history.
+   * Makes a new database out of another at a point in its history; it begins on
+   * the remote stage. The pages are copied: each database has a replica that
+   * stands alone. Needs a remote stage.
    *
    * @generated from rpc persisto.v1.DatabaseService.ForkDatabase
    */

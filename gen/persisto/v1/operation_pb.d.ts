@@ -20,12 +20,14 @@ export declare const file_persisto_v1_operation: GenFile;
  */
 export declare type Operation = Message<"persisto.v1.Operation"> & {
   /**
+   * Operations that began later have greater ids.
+   *
    * @generated from field: string id = 1;
    */
   id: string;
 
   /**
-   * The database worked on.
+   * The database worked on; of a fork, the one that is copied.
    *
    * @generated from field: string database = 2;
    */
@@ -42,6 +44,8 @@ export declare type Operation = Message<"persisto.v1.Operation"> & {
   bytesDone: bigint;
 
   /**
+   * 0 while it is not known.
+   *
    * @generated from field: int64 bytes_total = 5;
    */
   bytesTotal: bigint;
@@ -146,16 +150,23 @@ export declare const GetOperationResponseSchema: GenMessage<GetOperationResponse
  */
 export declare type ListOperationsRequest = Message<"persisto.v1.ListOperationsRequest"> & {
   /**
+   * At most this many; 0 means 50, above 1000 means 1000.
+   *
    * @generated from field: int32 page_size = 1;
    */
   pageSize: number;
 
   /**
+   * From the previous page; the filter must be the same.
+   *
    * @generated from field: string page_token = 2;
    */
   pageToken: string;
 
   /**
+   * As in ListDatabases, over id, database, kind, done, create_time and
+   * end_time: database = "orders" AND done = false.
+   *
    * @generated from field: string filter = 3;
    */
   filter: string;
@@ -337,7 +348,8 @@ export declare const OperationService: GenService<{
     output: typeof WatchOperationResponseSchema;
   },
   /**
-   * Asks an operation to stop.
+   * Asks an operation to stop. It ends with OPERATION_CANCELLED and the database
+   * as it was, unless its last step has begun: then it ends as if not asked.
    *
    * @generated from rpc persisto.v1.OperationService.CancelOperation
    */

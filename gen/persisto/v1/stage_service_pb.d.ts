@@ -33,6 +33,8 @@ export declare type StageStatus = Message<"persisto.v1.StageStatus"> & {
   displayName: string;
 
   /**
+   * What it may hold; 0 when it has no known bound.
+   *
    * @generated from field: int64 capacity_bytes = 3;
    */
   capacityBytes: bigint;
@@ -43,11 +45,15 @@ export declare type StageStatus = Message<"persisto.v1.StageStatus"> & {
   usedBytes: bigint;
 
   /**
+   * Databases that are placed there.
+   *
    * @generated from field: int64 database_count = 5;
    */
   databaseCount: bigint;
 
   /**
+   * False while it does not answer, or takes nothing more.
+   *
    * @generated from field: bool healthy = 6;
    */
   healthy: boolean;
@@ -76,7 +82,7 @@ export declare type DatabaseStage = Message<"persisto.v1.DatabaseStage"> & {
   stage: Stage;
 
   /**
-   * Set while a move runs.
+   * Set while an operation works on it.
    *
    * @generated from field: string operation = 3;
    */
@@ -385,6 +391,8 @@ export declare type PromoteDatabaseRequest = Message<"persisto.v1.PromoteDatabas
   database: string;
 
   /**
+   * One tier nearer when unset.
+   *
    * @generated from field: persisto.v1.Stage target_stage = 2;
    */
   targetStage: Stage;
@@ -397,6 +405,9 @@ export declare type PromoteDatabaseRequest = Message<"persisto.v1.PromoteDatabas
   parts: DatabasePart[];
 
   /**
+   * The call waits this long for the end before it returns the operation, and
+   * never beyond its deadline; not at all when unset.
+   *
    * @generated from field: google.protobuf.Duration wait = 4;
    */
   wait?: Duration | undefined;
@@ -438,16 +449,22 @@ export declare type DemoteDatabaseRequest = Message<"persisto.v1.DemoteDatabaseR
   database: string;
 
   /**
+   * One tier farther when unset.
+   *
    * @generated from field: persisto.v1.Stage target_stage = 2;
    */
   targetStage: Stage;
 
   /**
+   * The whole database when empty.
+   *
    * @generated from field: repeated persisto.v1.DatabasePart parts = 3;
    */
   parts: DatabasePart[];
 
   /**
+   * As in PromoteDatabaseRequest.
+   *
    * @generated from field: google.protobuf.Duration wait = 4;
    */
   wait?: Duration | undefined;
@@ -496,11 +513,16 @@ export declare type SyncDatabaseRequest = Message<"persisto.v1.SyncDatabaseReque
   upTo?: Position | undefined;
 
   /**
+   * DURABILITY_REMOTE when unset, or DURABILITY_LOCAL.
+   *
    * @generated from field: persisto.v1.Durability durability = 3;
    */
   durability: Durability;
 
   /**
+   * The call waits this long for the end before it returns the operation; until
+   * its deadline when unset.
+   *
    * @generated from field: google.protobuf.Duration wait = 4;
    */
   wait?: Duration | undefined;
@@ -524,6 +546,8 @@ export declare type SyncDatabaseResponse = Message<"persisto.v1.SyncDatabaseResp
   operation?: Operation | undefined;
 
   /**
+   * Up to where the remote stage holds the data now.
+   *
    * @generated from field: persisto.v1.Position durable_position = 2;
    */
   durablePosition?: Position | undefined;
@@ -639,7 +663,7 @@ export declare const StageService: GenService<{
     output: typeof GetDatabaseStageResponseSchema;
   },
   /**
-   * Brings a database, or a part of it, to a nearer tier.
+   * Brings a database to a nearer tier. Parts are UNIMPLEMENTED.
    *
    * @generated from rpc persisto.v1.StageService.PromoteDatabase
    */
@@ -649,7 +673,7 @@ export declare const StageService: GenService<{
     output: typeof PromoteDatabaseResponseSchema;
   },
   /**
-   * Takes a database, or a part of it, to a farther tier.
+   * Takes a database to a farther tier. Parts are UNIMPLEMENTED.
    *
    * @generated from rpc persisto.v1.StageService.DemoteDatabase
    */
