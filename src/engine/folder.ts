@@ -7,7 +7,7 @@
  *   databases/.deleted-<random>/            being removed; the rename to it is the moment of deletion. Of a database with a
  *                                           remote copy database.json stays there until that copy is gone
  */
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { type Facts, readFacts, writeFacts } from "./facts.ts";
 import type { FileSystem } from "./file-system.ts";
 import { isDatabaseId } from "./names.ts";
@@ -65,6 +65,7 @@ export class Folder {
    */
   async open(onStray: (name: string) => void): Promise<string[]> {
     await this.#fileSystem.makeFolder(this.#root);
+    await this.#fileSystem.flushFolder(dirname(this.#root));
     const ids: string[] = [];
     for (const name of await this.#fileSystem.list(this.#root)) {
       const path = join(this.#root, name);
