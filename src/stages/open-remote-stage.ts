@@ -16,7 +16,7 @@ export interface RemoteStageOptions {
   readonly layout: ReplicaLayout;
   readonly displayName: string;
   readonly fileSystem: FileSystem;
-  /** A folder of its own on the local disk, for files on their way to the store. It is emptied. */
+  /** A folder of its own on the local disk, for files on their way to the store. It is emptied before its first file. */
   readonly spoolDirectoryPath: string;
   readonly clock: Clock;
   readonly random: (byteCount: number) => Uint8Array;
@@ -31,7 +31,6 @@ export interface RemoteStageOptions {
 /** Asks nothing of the store: see `probe`. */
 export async function openRemoteStage(options: RemoteStageOptions): Promise<RemoteStage> {
   const spool = new Spool(options.spoolDirectoryPath, options.fileSystem);
-  await spool.prepare();
   return new ObjectStage(options, spool);
 }
 

@@ -18,6 +18,7 @@ const memoryBytesMax = 2 * 1024 * 1024;
 export class Spool {
   readonly #directoryPath: string;
   readonly #fileSystem: FileSystem;
+  #prepared: Promise<void> | undefined;
   #count = 0;
 
   /** The folder is this object's own. */
@@ -26,15 +27,20 @@ export class Spool {
     this.#fileSystem = fileSystem;
   }
 
-  /** Removes what a process that died has left. */
-  async prepare(): Promise<void> {
-    await this.#fileSystem.remove(this.#directoryPath);
-  }
-
   /** A path that nobody else has. Remove what is put there. */
   async path(): Promise<string> {
-    await this.#fileSystem.makeFolder(this.#directoryPath);
+    this.#prepared ??= this.#prepare();
+    await this.#prepared;
     return join(this.#directoryPath, `${++this.#count}`);
+  }
+
+  /**
+   * Removes what a process that died has left. Not before the first file: two servers may begin to start on one folder, and
+   * the one that has to give up must not touch it.
+   */
+  async #prepare(): Promise<void> {
+    await this.#fileSystem.remove(this.#directoryPath);
+    await this.#fileSystem.makeFolder(this.#directoryPath);
   }
 
   /** Takes in a file in chunks. Rejects with what its maker throws; then nothing is left. */
