@@ -112,7 +112,9 @@ export class StoredReplica implements RemoteReplica {
         if (!(await this.#isStored(file, source, call))) throw new FencedError(txid);
         return;
       }
-      await this.#claim(file, byteCount <= memoryBytesMax ? await readSource(source, 0, byteCount) : source, call);
+      const body = byteCount <= memoryBytesMax ? await readSource(source, 0, byteCount) : source;
+      checkHeader(await verifyLtx(body instanceof Uint8Array ? [body] : sourceChunks(source), { turn }), file);
+      await this.#claim(file, body, call);
     } finally {
       await opened.close();
     }
@@ -376,6 +378,13 @@ function fileOf(level: number, { summary }: Spooled): ReplicaFile {
 /** DATA_CORRUPT that says on which stage. */
 function onStage(failure: LtxFailure): Failure {
   return new Failure("DATA_CORRUPT", { ...failure.facts, stage: "remote" }, { cause: failure });
+}
+
+/** A source as chunks. */
+async function* sourceChunks(source: ObjectSource): AsyncGenerator<Uint8Array, void, undefined> {
+  for (let offset = 0; offset < source.sizeBytes; offset += memoryBytesMax) {
+    yield await source.read(offset, Math.min(memoryBytesMax, source.sizeBytes - offset));
+  }
 }
 
 function sentence(failure: Failure): string {
