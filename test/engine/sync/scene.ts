@@ -1,23 +1,20 @@
 /** Syncing on a clock that tests move and a store in memory, with databases that are nothing but a log. */
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { onTestFinished } from "vitest";
 import { type CatalogRow, newRowColumns } from "../../../src/engine/catalog.ts";
 import { RemoteSync } from "../../../src/engine/sync/remote-sync.ts";
 import type { Discovered, SyncedDatabase, SyncHost, SyncLimits, SyncLog } from "../../../src/engine/sync/sync.ts";
 import { noFailPoints } from "../../../src/fail-points.ts";
 import type { Failure } from "../../../src/failure/failure.ts";
-import { nodeFileSystem } from "../../../src/files/file-system.ts";
 import { encodeLtx } from "../../../src/ltx/encoder.ts";
 import { defaultLevelIntervalsMs, defaultRetention } from "../../../src/ltx/retention.ts";
 import { type FaultSource, FaultyStore } from "../../../src/objects/faulty.ts";
+import type { CallOptions } from "../../../src/sqlite/executor.ts";
 import { openRemoteStage } from "../../../src/stages/open-remote-stage.ts";
 import type { RemoteStage } from "../../../src/stages/remote.ts";
 import type { Batch } from "../../../src/stages/stage.ts";
 import { CountingClock, ManualClock } from "../../support/manual-clock.ts";
 import { type MemoryBucket, MemoryObjectStore } from "../../support/memory-object-store.ts";
 import { testRow } from "../support.ts";
+import { MemoryFiles } from "./memory-files.ts";
 
 const pageSize = 512;
 
@@ -41,11 +38,11 @@ export class TestLog implements SyncLog {
   unsyncedBytes = 0;
   closes = 0;
   #pending: Batch[] = [];
-  readonly #folder: string;
+  readonly #files: MemoryFiles;
   readonly #writer: string;
 
-  constructor(folder: string, writer: string) {
-    this.#folder = folder;
+  constructor(files: MemoryFiles, writer: string) {
+    this.#files = files;
     this.#writer = writer;
   }
 
@@ -128,8 +125,8 @@ export class TestLog implements SyncLog {
     const chunks: Buffer[] = [];
     for await (const chunk of encodeLtx(facts, pages())) chunks.push(chunk);
     const bytes = Buffer.concat(chunks);
-    const path = join(this.#folder, `${this.#writer}-${txid}.ltx`);
-    writeFileSync(path, bytes);
+    const path = `/log/${this.#writer}-${txid}.ltx`;
+    this.#files.write(path, bytes);
     return { txid, path, byteCount: bytes.length, pageSize, commit: 2, timestampMs: facts.timestampMs };
   }
 }
@@ -176,7 +173,7 @@ interface Faulting {
 interface SceneParts {
   readonly clock: ManualClock;
   readonly bucket: MemoryBucket;
-  readonly folder: string;
+  readonly files: MemoryFiles;
   readonly remote: RemoteStage;
   readonly counting: CountingClock;
   readonly random: () => number;
@@ -199,16 +196,16 @@ export class SyncScene {
   held = 0;
   readonly sync: RemoteSync;
   readonly #counting: CountingClock;
-  readonly #folder: string;
+  readonly #files: MemoryFiles;
   readonly #faulting: Faulting;
 
   private constructor(scene: SceneParts) {
-    const { clock, bucket, folder, remote, counting, random, limits, isAutomatic, calls, faulting } = scene;
+    const { clock, bucket, files, remote, counting, random, limits, isAutomatic, calls, faulting } = scene;
     this.clock = clock;
     this.bucket = bucket;
     this.calls = calls;
     this.#faulting = faulting;
-    this.#folder = folder;
+    this.#files = files;
     this.#counting = counting;
     const host: SyncHost = {
       clock: counting,
@@ -241,8 +238,7 @@ export class SyncScene {
 
   static async open(options: SyncSceneOptions = {}): Promise<SyncScene> {
     const { bucket = new Map(), clock = new ManualClock(), limits, isAutomatic = true } = options;
-    const folder = mkdtempSync(join(tmpdir(), "sync-"));
-    onTestFinished(() => rmSync(folder, { recursive: true, force: true }));
+    const files = new MemoryFiles();
     const calls: string[] = [];
     const faulting: Faulting = { faults: () => [] };
     const store = new FaultyStore({
@@ -262,13 +258,13 @@ export class SyncScene {
       store,
       layout: "bucket",
       displayName: "remote",
-      fileSystem: nodeFileSystem,
-      spoolDirectoryPath: join(folder, "spool"),
+      fileSystem: files.fileSystem,
+      spoolDirectoryPath: "/spool",
       clock,
       random: (byteCount) => Uint8Array.from({ length: byteCount }, () => Math.floor(random() * 256)),
     });
     const counting = new CountingClock(clock);
-    return new SyncScene({ clock, bucket, folder, remote, counting, random, limits, isAutomatic, calls, faulting });
+    return new SyncScene({ clock, bucket, files, remote, counting, random, limits, isAutomatic, calls, faulting });
   }
 
   /** Faults of the calls to come. */
@@ -293,7 +289,7 @@ export class SyncScene {
   /** A database that nothing was committed to. */
   database(id: string, change: Partial<CatalogRow> = {}, writer = "we"): TestDatabase {
     const row = testRow(id, { ...newRowColumns, ...change });
-    const database = new TestDatabase(row, new TestLog(this.#folder, `${writer}-${id}`));
+    const database = new TestDatabase(row, new TestLog(this.#files, `${writer}-${id}`));
     this.rows.set(id, row);
     this.databases.set(id, database);
     // The catalog is told of what is durable, as the engine does it.
@@ -313,6 +309,10 @@ export class SyncScene {
 
   wait(ms = 60_000): { deadlineAtMs: number; cancel: undefined } {
     return { deadlineAtMs: this.clock.now() + ms, cancel: undefined };
+  }
+
+  callOptions(ms = 60_000): CallOptions {
+    return { columns: false, scope: 0, resultBytesMax: 1024, deadlineSource: "server", ...this.wait(ms) };
   }
 
   /** Lets everything go on that needs no time. */
