@@ -10,7 +10,13 @@ import { loadSettings, processEnvironment, type Settings, SettingsError } from "
 import { startExecutors } from "./sqlite/pool.ts";
 
 /** By name: their modules are loaded late. */
-const foreseen = new Set(["FolderInUseError", "CatalogVersionError", "CertificateError", "NativeLibraryError"]);
+const foreseen = new Set([
+  "FolderInUseError",
+  "CatalogVersionError",
+  "CertificateError",
+  "NativeLibraryError",
+  "StageError",
+]);
 
 /** A second signal that comes this soon is the first one again: npm passes on what the terminal has sent already. */
 const echoMs = 250;

@@ -28,6 +28,7 @@ import { Failure } from "./failure/failure.ts";
 import { traceIdOf } from "./observe/call.ts";
 import { callLogger, type Log } from "./observe/log.ts";
 import { createMetrics, METRICS_CONTENT_TYPE } from "./observe/metrics.ts";
+import { openStages } from "./open-stages.ts";
 import { publicLimits, type Settings } from "./settings/settings.ts";
 import type { Executors } from "./sqlite/executor.ts";
 import { startTransport } from "./transport/server.ts";
@@ -58,6 +59,7 @@ export interface Server {
 /** Opens the databases and then the port. When it throws, nothing is left open but the executors. */
 export async function buildServer(settings: Settings, dependencies: ServerDependencies): Promise<Server> {
   const { executors, clock, randomBytes, log } = dependencies;
+  const stages = await openStages(settings, { clock, randomBytes, log });
   const engine = await openEngine({
     directoryPath: resolve(settings.storage.localDirectoryPath),
     executors,
@@ -65,6 +67,10 @@ export async function buildServer(settings: Settings, dependencies: ServerDepend
     random: randomBytes,
     log: log.write,
     limits: settings.engine,
+    ...stages.options,
+  }).catch(async (error: unknown) => {
+    await stages.close();
+    throw error;
   });
   const health = new HealthState(services.map((service) => service.typeName));
   let transport: Transport;
@@ -72,6 +78,7 @@ export async function buildServer(settings: Settings, dependencies: ServerDepend
     transport = await openPort(settings, dependencies, engine, health);
   } catch (error) {
     await engine.close();
+    await stages.close();
     throw error;
   }
   health.setServing(true);
@@ -79,6 +86,7 @@ export async function buildServer(settings: Settings, dependencies: ServerDepend
   let ending: Promise<void> | undefined;
   const closeAll = async (graceMs: number) => {
     await engine.close();
+    await stages.close();
     await executors.close(graceMs);
   };
   return {

@@ -1,6 +1,6 @@
 /** A whole server in this process, on any free port, with a folder of its own. */
 import { randomBytes } from "node:crypto";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { systemClock } from "../../src/clock.ts";
@@ -9,6 +9,7 @@ import { buildServer, type Server } from "../../src/server.ts";
 import { loadSettings } from "../../src/settings/settings.ts";
 import type { Executors } from "../../src/sqlite/executor.ts";
 import { startExecutors } from "../../src/sqlite/pool.ts";
+import { removeFolder } from "./temporary-folder.ts";
 
 export interface LogLine {
   readonly level: LogLevel;
@@ -54,7 +55,7 @@ export async function startTestServer(environment: Readonly<Record<string, strin
     },
     async close() {
       await running.server.close();
-      rmSync(directoryPath, { recursive: true, force: true });
+      removeFolder(directoryPath);
     },
   };
 }
