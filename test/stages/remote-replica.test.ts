@@ -1,0 +1,522 @@
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { beforeAll, describe, expect, it } from "vitest";
+import { systemClock } from "../../src/clock.ts";
+import { parseReplicaKey, type ReplicaFile } from "../../src/ltx/replica.ts";
+import { type Fault, type FaultyOperation, FaultyStore, seededFaults } from "../../src/objects/faulty.ts";
+import { isObjectStoreError } from "../../src/objects/object-store.ts";
+import { FencedError, type RemoteReplica } from "../../src/stages/remote.ts";
+import type { Batch } from "../../src/stages/stage.ts";
+import { call, keysOf } from "../objects/helpers.ts";
+import { ManualClock } from "../support/manual-clock.ts";
+import { type MemoryBucket, MemoryObjectStore } from "../support/memory-object-store.ts";
+import { temporaryFolders } from "../support/temporary-folder.ts";
+import { reasonOf } from "./contract.ts";
+import {
+  damagedCopy,
+  type History,
+  makeBatch,
+  makeHistory,
+  openStage,
+  restored,
+  snapshotOf,
+  startMs,
+} from "./support.ts";
+
+const temporaryFolder = temporaryFolders();
+const prefix = "notes/0123456789abcdef";
+let folder: string;
+let history: History;
+/** Batches that another server could have made in place of those of the history. */
+let foreign: readonly Batch[];
+
+beforeAll(async () => {
+  folder = temporaryFolder();
+  history = await makeHistory(folder);
+  const elsewhere = temporaryFolder();
+  foreign = await Promise.all(
+    history.states.map((state, index) => {
+      const other = Buffer.from(state);
+      other[other.length - 1] = 0x7f;
+      return makeBatch(elsewhere, BigInt(index + 1), 4096, history.states[index - 1], other);
+    }),
+  );
+});
+
+const batch = (txid: number) => history.batches[txid - 1] as Batch;
+const state = (txid: number) => history.states[txid - 1] as Buffer;
+
+interface Scene {
+  readonly store: MemoryObjectStore;
+  /** Calls that reached the store. */
+  readonly calls: { operation: FaultyOperation; key: string }[];
+  /** Faults that the next calls of an operation meet, one call each. */
+  readonly faults: Map<FaultyOperation, Fault[]>;
+  replica(options?: { isNew?: boolean }): Promise<RemoteReplica>;
+  filled(count?: number): Promise<RemoteReplica>;
+}
+
+function scene(
+  options: { clock?: ManualClock; compactionFilesMax?: number; bucket?: MemoryBucket; retentionMs?: number } = {},
+): Scene {
+  const { clock = systemClock, compactionFilesMax, bucket, retentionMs } = options;
+  const store = new MemoryObjectStore(clock, bucket);
+  const calls: Scene["calls"] = [];
+  const faults: Scene["faults"] = new Map();
+  const faulty = new FaultyStore({
+    store,
+    clock,
+    faults: (operation, key) => {
+      calls.push({ operation, key });
+      const fault = faults.get(operation)?.shift();
+      return fault === undefined ? [] : [fault];
+    },
+  });
+  const retention = retentionMs === undefined ? undefined : { levelZeroMs: 300_000, snapshotMs: retentionMs };
+  const replica = async (made?: { isNew?: boolean }) =>
+    (await openStage(faulty, folder, { clock, compactionFilesMax, retention })).replica(prefix, made);
+  return {
+    store,
+    calls,
+    faults,
+    replica,
+    async filled(count = history.batches.length) {
+      const made = await replica();
+      for (let txid = 1; txid <= count; txid++) await made.append(batch(txid), call());
+      calls.length = 0;
+      return made;
+    },
+  };
+}
+
+const count = ({ calls }: Scene, operation: FaultyOperation) =>
+  calls.filter((each) => each.operation === operation).length;
+const ranges = (files: readonly ReplicaFile[], level: number) =>
+  files
+    .filter((file) => file.level === level)
+    .map(({ minTxid, maxTxid }) => `${minTxid}-${maxTxid}`)
+    .sort();
+
+async function harm(store: MemoryObjectStore, key: string): Promise<void> {
+  const { bytes } = await store.get(key, { ...call(), bytesMax: 1e9 });
+  const at = bytes.length >> 1;
+  bytes[at] = (bytes[at] ?? 0) ^ 1;
+  await store.put(key, bytes, call());
+}
+
+describe("requests", () => {
+  it("are one list before the first batch, then one put for each", async () => {
+    const at = scene();
+    const replica = await at.replica();
+    await replica.append(batch(1), call());
+    await replica.append(batch(2), call());
+    await replica.append(batch(3), call());
+    expect(at.calls.map(({ operation }) => operation)).toEqual(["list", "put", "put", "put"]);
+  });
+
+  it("are a put alone where nothing can be yet", async () => {
+    const at = scene();
+    const replica = await at.replica({ isNew: true });
+    await replica.append(batch(1), call());
+    expect(at.calls.map(({ operation }) => operation)).toEqual(["put"]);
+  });
+
+  it("are one list and a get for each file when a database is restored", async () => {
+    const at = scene();
+    await at.filled(4);
+    await restored(await at.replica(), folder, call());
+    expect([count(at, "list"), count(at, "get"), at.calls.length]).toEqual([1, 4, 5]);
+  });
+});
+
+describe("the keys", () => {
+  it("are Litestream's for buckets", async () => {
+    const at = scene();
+    const replica = await at.filled(2);
+    await replica.compact(1, startMs, call());
+    await replica.compact(9, startMs, call());
+    expect(await keysOf(at.store, "")).toEqual([
+      `${prefix}/0000/0000000000000001-0000000000000001.ltx`,
+      `${prefix}/0000/0000000000000002-0000000000000002.ltx`,
+      `${prefix}/0001/0000000000000001-0000000000000002.ltx`,
+      `${prefix}/0009/0000000000000001-0000000000000002.ltx`,
+    ]);
+  });
+
+  it("are Litestream's for folders", async () => {
+    const store = new MemoryObjectStore(systemClock);
+    const replica = (await openStage(store, folder, { layout: "folder" })).replica("a/b");
+    await replica.append(batch(1), call());
+    await replica.append(batch(2), call());
+    await replica.compact(1, startMs, call());
+    expect(await keysOf(store, "")).toEqual([
+      "a/b/ltx/0/0000000000000001-0000000000000001.ltx",
+      "a/b/ltx/0/0000000000000002-0000000000000002.ltx",
+      "a/b/ltx/1/0000000000000001-0000000000000002.ltx",
+    ]);
+  });
+
+  it("that are not of a replica are left alone", async () => {
+    const at = scene();
+    const replica = await at.filled(2);
+    const strange = `${prefix}/0000/readme.txt`;
+    await at.store.put(strange, Buffer.from("hello"), call());
+    await replica.load(call());
+    expect(replica.files()).toHaveLength(2);
+    await replica.remove(call());
+    expect(await keysOf(at.store, "")).toEqual([strange]);
+  });
+});
+
+describe("a number", () => {
+  it("belongs to whoever stores it first", async () => {
+    const at = scene();
+    const ours = await at.filled(3);
+    const theirs = await at.replica();
+    await theirs.append(foreign[3] as Batch, call());
+    const refused = await ours.append(batch(4), call()).catch((error: unknown) => error);
+    expect(refused).toBeInstanceOf(FencedError);
+    expect(refused).toMatchObject({ reason: "DATABASE_FENCED", txid: 4n });
+    expect(ours.txid).toBe(3n);
+  });
+
+  it.each(["fail_after", "lose_answer"] as const)("is ours when only the answer was lost: %s", async (kind) => {
+    const at = scene();
+    const replica = await at.filled(3);
+    at.faults.set("put", [{ kind, at: 0 } as Fault]);
+    const first = await replica.append(batch(4), call(300)).catch((error: unknown) => error);
+    expect(isObjectStoreError(first, "unavailable")).toBe(true);
+    expect(replica.txid).toBe(3n);
+    await replica.append(batch(4), call());
+    expect(replica.txid).toBe(4n);
+    expect((await restored(replica, folder, call())).bytes.equals(state(4))).toBe(true);
+  });
+
+  it("stays open when nothing was stored", async () => {
+    const at = scene();
+    const replica = await at.filled(3);
+    at.faults.set("put", [{ kind: "fail_before" }]);
+    expect(isObjectStoreError(await replica.append(batch(4), call()).catch((error) => error), "unavailable")).toBe(
+      true,
+    );
+    await replica.append(batch(4), call());
+    expect(replica.txid).toBe(4n);
+  });
+
+  it("that is stored already is compared", async () => {
+    const at = scene();
+    await at.filled(3);
+    const replica = await at.replica();
+    await replica.append(batch(2), call());
+    await expect(replica.append(foreign[1] as Batch, call())).rejects.toBeInstanceOf(FencedError);
+    expect(count(at, "put")).toBe(0);
+  });
+
+  it("that was free only because retention removed it is not taken by who slept", async () => {
+    const clock = new ManualClock(startMs);
+    const until = { deadlineAtMs: Number.POSITIVE_INFINITY };
+    const at = scene({ clock });
+    const sleeper = await at.replica();
+    for (const txid of [1, 2, 3]) await sleeper.append(batch(txid), until);
+    const other = await at.replica();
+    for (const txid of [3, 4, 5]) await other.append(foreign[txid] as Batch, until);
+    await other.compact(1, clock.wallMs(), until);
+    clock.advance(3_600_000);
+    expect(await other.expire(clock.wallMs(), until)).toBe(5);
+    await expect(sleeper.append(batch(4), until)).rejects.toBeInstanceOf(FencedError);
+  });
+
+  it("costs a list when the end of the history has not been seen for long, and no other time", async () => {
+    const clock = new ManualClock(startMs);
+    const until = { deadlineAtMs: Number.POSITIVE_INFINITY };
+    const at = scene({ clock });
+    const replica = await at.filled(2);
+    clock.advance(60_000);
+    await replica.append(batch(3), until);
+    expect(count(at, "list")).toBe(0);
+    clock.advance(600_000);
+    await replica.append(batch(4), until);
+    expect(count(at, "list")).toBe(1);
+  });
+
+  it("is claimed by who takes over, and the others write no more", async () => {
+    const at = scene();
+    const old = await at.filled(4);
+    const replica = await at.replica();
+    expect(await replica.claim(startMs + 60_000, call())).toBe(5n);
+    expect((await restored(replica, folder, call())).bytes.equals(state(4))).toBe(true);
+    await expect(old.append(batch(5), call())).rejects.toBeInstanceOf(FencedError);
+  });
+
+  it("is claimed by one of two in the same millisecond", async () => {
+    const at = scene();
+    await at.filled(2);
+    const [a, b] = [await at.replica(), await at.replica()];
+    const results = await Promise.allSettled([a.claim(startMs, call()), b.claim(startMs, call())]);
+    const refused = results.filter((result) => result.status === "rejected");
+    expect(refused).toHaveLength(1);
+    expect(refused[0]?.reason).toBeInstanceOf(FencedError);
+  });
+});
+
+describe("compaction", () => {
+  it("brings a level in step with the one below, and leaves every state restorable", async () => {
+    const at = scene();
+    const replica = await at.filled(4);
+    const made = await replica.compact(1, startMs, call());
+    expect(made).toMatchObject({ level: 1, minTxid: 1n, maxTxid: 4n });
+    for (const txid of [5, 6, 7]) await replica.append(batch(txid), call());
+    expect(await replica.compact(1, startMs, call())).toMatchObject({ minTxid: 5n, maxTxid: 7n });
+    expect(await replica.compact(2, startMs, call())).toMatchObject({ level: 2, minTxid: 1n, maxTxid: 7n });
+    expect(await replica.compact(3, startMs, call())).toMatchObject({ level: 3, minTxid: 1n, maxTxid: 7n });
+    expect(await replica.compact(3, startMs, call())).toBeUndefined();
+    for (let txid = 1; txid <= 7; txid++) {
+      const { bytes } = await restored(await at.replica(), folder, call(), { txid: BigInt(txid) });
+      expect(bytes.equals(state(txid))).toBe(true);
+    }
+    expect((await replica.verify(call())).isWhole).toBe(true);
+  });
+
+  it("makes a snapshot out of what is stored", async () => {
+    const at = scene();
+    const replica = await at.filled(5);
+    expect(await replica.compact(9, startMs, call())).toMatchObject({ level: 9, minTxid: 1n, maxTxid: 5n });
+    expect(await replica.compact(9, startMs, call())).toBeUndefined();
+    at.calls.length = 0;
+    expect((await restored(replica, folder, call())).bytes.equals(state(5))).toBe(true);
+    expect(count(at, "get")).toBe(1);
+    for (const txid of [6, 7]) await replica.append(batch(txid), call());
+    await replica.compact(1, startMs, call());
+    expect(ranges(replica.files(), 1)).toEqual(["6-7"]);
+    expect((await restored(await at.replica(), folder, call())).bytes.equals(state(7))).toBe(true);
+  });
+
+  it("goes step by step when a chain is too long", async () => {
+    const at = scene({ compactionFilesMax: 3 });
+    const replica = await at.filled(7);
+    await replica.compact(9, startMs, call());
+    expect(ranges(replica.files(), 9)).toEqual(["1-3"]);
+    while ((await replica.compact(9, startMs, call())) !== undefined);
+    expect(ranges(replica.files(), 9)).toEqual(["1-3", "1-5", "1-7"]);
+    expect((await restored(replica, folder, call())).bytes.equals(state(7))).toBe(true);
+  });
+
+  it("stores nothing out of damaged files", async () => {
+    const at = scene();
+    const replica = await at.filled(4);
+    await harm(at.store, `${prefix}/0000/0000000000000002-0000000000000002.ltx`);
+    expect(await reasonOf(replica.compact(1, startMs, call()))).toBe("DATA_CORRUPT");
+    expect(await reasonOf(replica.compact(9, startMs, call()))).toBe("DATA_CORRUPT");
+    expect(await keysOf(at.store, "")).toHaveLength(4);
+  });
+
+  it("sees what another has done meanwhile", async () => {
+    const clock = new ManualClock(startMs);
+    const until = { deadlineAtMs: Number.POSITIVE_INFINITY };
+    const at = scene({ clock });
+    const ours = await at.replica();
+    for (const txid of [1, 2, 3, 4]) await ours.append(batch(txid), until);
+    const theirs = await at.replica();
+    await theirs.compact(1, clock.wallMs(), until);
+    clock.advance(3_600_000);
+    await theirs.expire(clock.wallMs(), until);
+    expect(await ours.compact(1, clock.wallMs(), until)).toBeUndefined();
+    expect(ranges(ours.files(), 0)).toEqual(["4-4"]);
+  });
+});
+
+describe("retention", () => {
+  it("removes what is merged and old, and keeps the history of its span", async () => {
+    const clock = new ManualClock(startMs);
+    const until = { deadlineAtMs: Number.POSITIVE_INFINITY };
+    const at = scene({ clock, retentionMs: 3_600_000 });
+    const replica = await at.replica();
+    const aged = (txid: number): Batch => ({ ...batch(txid), timestampMs: clock.wallMs() });
+    for (const txid of [1, 2, 3]) await replica.append(aged(txid), until);
+    await replica.compact(9, clock.wallMs(), until);
+    expect(await replica.expire(clock.wallMs(), until)).toBe(0);
+    clock.advance(7_200_000);
+    for (const txid of [4, 5]) await replica.append(aged(txid), until);
+    await replica.compact(1, clock.wallMs(), until);
+    clock.advance(600_000);
+    await replica.expire(clock.wallMs(), until);
+    const kept: unknown[] = [];
+    for await (const { key } of at.store.list("", until)) kept.push(parseReplicaKey(key.slice(prefix.length + 1)));
+    expect(kept).toEqual([
+      { level: 0, minTxid: 5n, maxTxid: 5n },
+      { level: 1, minTxid: 4n, maxTxid: 5n },
+      { level: 9, minTxid: 1n, maxTxid: 3n },
+    ]);
+    const path = join(folder, "kept");
+    await (await at.replica()).restore({ path, flush: false }, until);
+    expect(readFileSync(path).equals(state(5))).toBe(true);
+  });
+});
+
+describe("a restore", () => {
+  it("goes to a time: the last state before it", async () => {
+    const at = scene();
+    await at.filled(5);
+    const replica = await at.replica();
+    const to = async (beforeMs: number) => (await restored(replica, folder, call(), { beforeMs })).txid;
+    expect(await to(startMs + 3001)).toBe(3n);
+    expect(await to(startMs + 3000)).toBe(2n);
+    expect(await to(startMs + 3_600_000)).toBe(5n);
+    expect(await reasonOf(to(startMs))).toBe("HISTORY_OUT_OF_RANGE");
+  });
+
+  it("says that it does not reach so far", async () => {
+    const at = scene();
+    const replica = await at.filled(3);
+    const failure = await restored(replica, folder, call(), { txid: 9n }).catch((error: unknown) => error);
+    expect(failure).toMatchObject({
+      reason: "HISTORY_OUT_OF_RANGE",
+      facts: { wanted: "position 9", earliestSequence: "1" },
+    });
+  });
+
+  it("plans anew when files vanish under it", async () => {
+    const at = scene();
+    const reader = await at.filled(5);
+    const keeper = await at.replica();
+    await keeper.compact(1, startMs, call());
+    await at.store.delete(
+      [1, 2, 3, 4].map((txid) => `${prefix}/0000/000000000000000${txid}-000000000000000${txid}.ltx`),
+      call(),
+    );
+    expect((await restored(reader, folder, call())).bytes.equals(state(5))).toBe(true);
+    expect(count(at, "list")).toBe(2);
+  });
+
+  it("fails plainly when files are gone for good", async () => {
+    const at = scene();
+    const replica = await at.filled(5);
+    await at.store.delete([`${prefix}/0000/0000000000000003-0000000000000003.ltx`], call());
+    expect(await reasonOf(restored(replica, folder, call()))).toBe("DATA_CORRUPT");
+    const { isWhole, problems } = await replica.verify(call());
+    expect({ isWhole, problems }).toEqual({ isWhole: false, problems: ["nothing holds TXID 3"] });
+  });
+
+  it("reads a file again when the way was at fault", async () => {
+    const at = scene();
+    const replica = await at.filled(5);
+    at.faults.set("get", [{ kind: "flip_bit", at: 0.5 }]);
+    const path = join(folder, "again");
+    const { damaged } = await replica.restore({ path, flush: false }, call());
+    expect(damaged).toEqual([]);
+    expect(readFileSync(path).equals(state(5))).toBe(true);
+  });
+
+  it("lets others stand in for a damaged file, and names it", async () => {
+    const at = scene();
+    const replica = await at.filled(5);
+    await replica.compact(1, startMs, call());
+    const key = `${prefix}/0001/0000000000000001-0000000000000005.ltx`;
+    await harm(at.store, key);
+    const path = join(folder, "stood-in");
+    const { damaged, txid } = await replica.restore({ path, flush: false }, call());
+    expect(txid).toBe(5n);
+    expect(damaged.map(({ name }) => name)).toEqual([key]);
+    expect(readFileSync(path).equals(state(5))).toBe(true);
+    const verified = await replica.verify(call());
+    expect(verified.damaged.map(({ name }) => name)).toEqual([key]);
+    expect(verified.isWhole).toBe(true);
+  });
+
+  it("gives no older state in place of a damaged one", async () => {
+    const at = scene();
+    const replica = await at.filled(5);
+    await harm(at.store, `${prefix}/0000/0000000000000005-0000000000000005.ltx`);
+    expect(await reasonOf(restored(replica, folder, call()))).toBe("DATA_CORRUPT");
+  });
+
+  it("is healed by a snapshot of what serves", async () => {
+    const at = scene();
+    const replica = await at.filled(5);
+    await harm(at.store, `${prefix}/0000/0000000000000003-0000000000000003.ltx`);
+    expect((await replica.verify(call())).isWhole).toBe(false);
+    await replica.putSnapshot(snapshotOf(state(5), 4096, 5n), call());
+    const { isWhole, damaged } = await replica.verify(call());
+    expect([isWhole, damaged.length]).toEqual([true, 1]);
+    expect((await restored(await at.replica(), folder, call())).bytes.equals(state(5))).toBe(true);
+  });
+
+  it("believes no file with another's name", async () => {
+    const at = scene();
+    const replica = await at.filled(2);
+    const { bytes } = await at.store.get(`${prefix}/0000/0000000000000002-0000000000000002.ltx`, {
+      ...call(),
+      bytesMax: 1e6,
+    });
+    await at.store.put(`${prefix}/0000/0000000000000003-0000000000000003.ltx`, bytes, call());
+    await replica.load(call());
+    expect(await reasonOf(restored(replica, folder, call()))).toBe("DATA_CORRUPT");
+  });
+
+  it("notices pages that are missing from where the database grew", async () => {
+    const at = scene();
+    const replica = await at.filled(1);
+    const first = Buffer.from(state(2));
+    first[4095] = (first[4095] ?? 0) ^ 1;
+    const skipped = await makeBatch(temporaryFolder(), 2n, 4096, first, state(2));
+    expect(skipped.commit).toBeGreaterThan(batch(1).commit + 1);
+    await replica.append(skipped, call());
+    expect(await reasonOf(restored(replica, folder, call()))).toBe("DATA_CORRUPT");
+    expect((await replica.verify(call())).isWhole).toBe(false);
+  });
+});
+
+it("restores the vectors of the format, in both encodings", async () => {
+  for (const encoding of ["frame", "block"]) {
+    const at = scene();
+    for (const txid of [1, 2, 3]) {
+      const bytes = readFileSync(join(import.meta.dirname, "..", "fixtures", "ltx", `e-${encoding}-${txid}.ltx`));
+      await at.store.put(`${prefix}/0000/000000000000000${txid}-000000000000000${txid}.ltx`, bytes, call());
+    }
+    for (const txid of [1, 2, 3]) {
+      const { bytes } = await restored(await at.replica(), folder, call(), { txid: BigInt(txid) });
+      expect(bytes.equals(readFileSync(join(import.meta.dirname, "..", "fixtures", "ltx", `e${txid}.db`)))).toBe(true);
+    }
+  }
+});
+
+it("keeps its promises while the store goes wrong in every way", async () => {
+  const damaged = damagedCopy(batch(1));
+  expect(damaged.path).not.toBe(batch(1).path);
+  for (let seed = 1; seed <= 25; seed++) {
+    const store = new MemoryObjectStore(systemClock);
+    const faulty = new FaultyStore({
+      store,
+      clock: systemClock,
+      faults: seededFaults(seed, {
+        fail_before: 0.1,
+        fail_after: 0.15,
+        throttle: 0.1,
+        cut_read: 0.1,
+        delete_part: 0.2,
+      }),
+    });
+    const stage = await openStage(faulty, temporaryFolder());
+    const patiently = async <T>(work: () => Promise<T>): Promise<T> => {
+      for (let tries = 1; ; tries++) {
+        try {
+          return await work();
+        } catch (error) {
+          const mayPass = isObjectStoreError(error, "unavailable") || isObjectStoreError(error, "throttled");
+          if (!mayPass || tries === 200) throw error;
+        }
+      }
+    };
+    let replica = stage.replica(prefix);
+    for (let txid = 1; txid <= 7; txid++) {
+      await patiently(() => replica.append(batch(txid), call()));
+      if (txid % 3 === seed % 3) await patiently(() => replica.compact(1, startMs, call()));
+      if (txid === 5) await patiently(() => replica.compact(9, startMs, call()));
+      if (txid % 2 === 0) replica = stage.replica(prefix);
+      if (txid === 6) await patiently(() => replica.expire(startMs + 3_600_000, call()));
+    }
+    const path = join(folder, `faults-${seed}`);
+    await patiently(() => replica.restore({ path, flush: false }, call()));
+    expect(readFileSync(path).equals(state(7)), `seed ${seed}`).toBe(true);
+  }
+});
