@@ -7,7 +7,7 @@ import type { Clock } from "../clock.ts";
 import type { FailPoints } from "../fail-points.ts";
 import { Failure } from "../failure/failure.ts";
 import type { FileSystem } from "../files/file-system.ts";
-import { ObjectStoreError } from "../objects/object-store.ts";
+import { isObjectStoreError } from "../objects/object-store.ts";
 import type { RequestRecord } from "../sqlite/executor.ts";
 import type { Manifest, RetiredPrefix, StoredManifest } from "../stages/manifest.ts";
 import type { RemoteReplica, RemoteStage } from "../stages/remote.ts";
@@ -468,8 +468,9 @@ export class History {
           found.byteCount,
         );
       } catch (error) {
-        const isGone = error instanceof ObjectStoreError && error.kind === "not_found";
-        if (!isGone || round === planRoundMax) throw error;
+        const isGone = error instanceof Failure && error.reason === "HISTORY_OUT_OF_RANGE";
+        if (!isGone && !isObjectStoreError(error, "not_found")) throw error;
+        if (round === planRoundMax) throw error;
       }
     }
   }
