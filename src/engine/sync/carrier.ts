@@ -123,19 +123,21 @@ export class Carrier {
 
   /** The replica, and what it holds already taken into account. */
   async #replicaOf(entry: SyncEntry, database: SyncedDatabase): Promise<RemoteReplica> {
-    if (entry.replica !== undefined) return entry.replica;
-    const { host, remote } = this.#context;
+    const { host, remote, replicas } = this.#context;
     const { log } = database;
     const { signal } = entry.controller;
     const row = host.row(entry.id);
     if (row === undefined) throw new Failure("DATABASE_NOT_FOUND", { database: entry.id });
-    const replica = remote.replica(prefixOf(remote, row), { isNew: log.closedTxid === 0n });
+    const prefix = prefixOf(remote, row);
+    const known = replicas.get(entry.id, prefix);
+    if (known !== undefined) return known;
+    const replica = remote.replica(prefix, { isNew: log.closedTxid === 0n });
     if (row.manifestVersion === 0) await this.#hooks.beforeFirst(entry.id, signal);
     if (log.closedTxid > 0n) {
       await storeCall(this.#context, signal, 0, (call) => replica.load(call));
       await this.#reconcile(entry, database, replica);
     }
-    entry.replica = replica;
+    replicas.keep(entry.id, replica);
     return replica;
   }
 
@@ -204,6 +206,7 @@ export class Carrier {
       lostSequences: String(database.log.openTxid - database.durableTxid),
     });
     entry.isFenced = true;
+    this.#context.replicas.forget(entry.id);
     entry.openSinceMs = undefined;
     entry.unsyncedSinceMs = undefined;
     entry.hasNewFacts = false;

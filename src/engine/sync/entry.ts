@@ -1,6 +1,5 @@
 /** What syncing knows of one database; only of those that it has something to do for. */
 import type { Clock } from "../../clock.ts";
-import type { RemoteReplica } from "../../stages/remote.ts";
 import type { Job } from "./lane.ts";
 import type { SyncLog } from "./sync.ts";
 import type { Due } from "./timetable.ts";
@@ -40,8 +39,6 @@ export class SyncEntry {
   uploadFailures = 0;
   upkeepFailures = 0;
   isFenced = false;
-  /** The replica, while its state is known. */
-  replica: RemoteReplica | undefined;
   /** When a part of the history that is kept by the manifest alone may go, milliseconds since 1970. */
   retiredUntilMs: number | undefined;
   /** When its replica needs upkeep, as the catalog was told; milliseconds since 1970. */

@@ -8,6 +8,7 @@ import { Carrier, fencedFailure } from "./carrier.ts";
 import { Discovery } from "./discovery.ts";
 import { SyncEntry } from "./entry.ts";
 import { Lane } from "./lane.ts";
+import { Replicas } from "./replicas.ts";
 import { backOffMs, isStoreFailure, StoreHealth } from "./store-health.ts";
 import type {
   RemoteHealth,
@@ -48,6 +49,7 @@ export class RemoteSync implements Sync {
   readonly #limits: SyncLimits;
   readonly #isAutomatic: boolean;
   readonly #entries = new Map<string, SyncEntry>();
+  readonly #replicas = new Replicas();
   readonly #timetable: Timetable;
   readonly #health: StoreHealth;
   readonly #backlog: Backlog;
@@ -73,7 +75,7 @@ export class RemoteSync implements Sync {
       back: () => this.#storeIsBack(),
     });
     this.#backlog = new Backlog(clock, limits.unsyncedBytesMax, () => this.#expedite());
-    const context = { host, remote, limits, health: this.#health };
+    const context = { host, remote, limits, health: this.#health, replicas: this.#replicas };
     const lane = (countMax: number) =>
       new Lane({
         countMax,
@@ -107,9 +109,10 @@ export class RemoteSync implements Sync {
     const nowMs = this.#host.clock.now();
     entry.log = database.log;
     entry.unsyncedSinceMs ??= nowMs;
+    const isFirst = entry.openSinceMs === undefined;
+    entry.openSinceMs ??= nowMs;
     this.#account(entry);
-    if (entry.openSinceMs === undefined) {
-      entry.openSinceMs = nowMs;
+    if (isFirst) {
       this.#schedule(entry);
     } else if (entry.bytes >= uploadEarlyBytes) {
       this.#requestEarly(entry);
@@ -177,6 +180,7 @@ export class RemoteSync implements Sync {
 
   async forget(id: string, failure: Failure): Promise<void> {
     const entry = this.#entries.get(id);
+    this.#replicas.forget(id);
     if (entry === undefined) return;
     entry.waits.rejectAll(failure);
     entry.controller.abort(failure);
@@ -185,6 +189,7 @@ export class RemoteSync implements Sync {
     await Promise.all([this.#uploads.whenEnded(entry.upload), this.#upkeeps.whenEnded(entry.upkeep)]);
     this.#timetable.remove(entry.uploadDue);
     this.#timetable.remove(entry.upkeepDue);
+    this.#replicas.forget(id);
     this.#drop(entry);
   }
 
@@ -412,7 +417,6 @@ export class RemoteSync implements Sync {
   #drop(entry: SyncEntry): void {
     this.#backlog.change(-entry.bytes);
     entry.bytes = 0;
-    this.#upkeeper.forget(entry);
     if (this.#entries.get(entry.id) === entry) this.#entries.delete(entry.id);
   }
 

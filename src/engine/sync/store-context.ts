@@ -1,6 +1,7 @@
 /** What all work on the remote stage shares: how a call is bounded, and what its end says about the store. */
 import type { ObjectCall } from "../../objects/object-store.ts";
 import type { RemoteStage } from "../../stages/remote.ts";
+import type { Replicas } from "./replicas.ts";
 import { isStoreFailure, type StoreHealth } from "./store-health.ts";
 import type { SyncHost, SyncLimits } from "./sync.ts";
 
@@ -9,6 +10,7 @@ export interface StoreContext {
   readonly remote: RemoteStage;
   readonly limits: SyncLimits;
   readonly health: StoreHealth;
+  readonly replicas: Replicas;
 }
 
 /** Slowest transfer that is waited for. */

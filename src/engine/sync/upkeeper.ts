@@ -10,14 +10,9 @@ import { nextUpkeep, type UpkeepRules, type UpkeepStep } from "./upkeep.ts";
 /** Steps in a row for one database before others have their turn. */
 const stepCountMax = 8;
 
-/** Replicas whose files are kept in memory; of the others a list is asked for again when they are needed. */
-const replicaCountMax = 10_000;
-
 export class Upkeeper {
   readonly #context: StoreContext;
   readonly #rules: UpkeepRules;
-  /** Entries whose replica is in memory, the one that was not needed for the longest time first. */
-  readonly #kept = new Set<SyncEntry>();
   #compactions = 0;
   #snapshots = 0;
   #putBytes = 0;
@@ -47,11 +42,10 @@ export class Upkeeper {
 
   /** When a database needs it next, milliseconds since 1970, as far as is known; the catalog is told. */
   next(entry: SyncEntry): number | undefined {
-    const { replica } = entry;
+    const replica = this.#context.replicas.peek(entry.id);
     const never = Number.POSITIVE_INFINITY;
     const ownMs = replica === undefined ? entry.upkeepAtMs : (nextUpkeep(replica.files(), this.#rules)?.atMs ?? never);
     const atMs = Math.min(ownMs, entry.retiredUntilMs ?? never);
-    this.#keep(entry);
     if (atMs !== entry.upkeepAtMs) {
       entry.upkeepAtMs = atMs;
       this.#context.host.save(entry.id, { upkeepAtMs: Number.isFinite(atMs) ? atMs : 0 });
@@ -59,46 +53,30 @@ export class Upkeeper {
     return Number.isFinite(atMs) ? atMs : undefined;
   }
 
-  /** The entry is not kept any more. */
-  forget(entry: SyncEntry): void {
-    this.#kept.delete(entry);
-    entry.replica = undefined;
-  }
-
   /** Does what is due. */
   async run(entry: SyncEntry): Promise<void> {
-    const { host, remote } = this.#context;
+    const { host, remote, replicas } = this.#context;
     const { signal } = entry.controller;
     const row = host.row(entry.id);
     if (row === undefined || row.isFenced) {
-      entry.replica = undefined;
       entry.retiredUntilMs = undefined;
       entry.upkeepAtMs = Number.POSITIVE_INFINITY;
       return;
     }
     await this.#removeRetired(entry);
-    const replica = entry.replica ?? remote.replica(prefixOf(remote, row));
-    if (entry.replica === undefined) {
-      await storeCall(this.#context, signal, 0, (call) => replica.load(call));
-      entry.replica = replica;
+    const prefix = prefixOf(remote, row);
+    let replica = replicas.get(entry.id, prefix);
+    if (replica === undefined) {
+      const loading = remote.replica(prefix);
+      await storeCall(this.#context, signal, 0, (call) => loading.load(call));
+      replica = loading;
+      replicas.keep(entry.id, replica);
     }
     for (let count = 0; count < stepCountMax; count++) {
       const upkeep = nextUpkeep(replica.files(), this.#rules);
       if (upkeep === undefined || upkeep.atMs > host.clock.wallMs()) return;
       await this.#step(entry, replica, upkeep.step);
     }
-  }
-
-  /** Lets go of the files of those that were not needed for the longest time. */
-  #keep(entry: SyncEntry): void {
-    this.#kept.delete(entry);
-    if (entry.replica === undefined) return;
-    this.#kept.add(entry);
-    if (this.#kept.size <= replicaCountMax) return;
-    const [oldest] = this.#kept;
-    if (oldest === undefined) return;
-    this.#kept.delete(oldest);
-    oldest.replica = undefined;
   }
 
   async #step(entry: SyncEntry, replica: RemoteReplica, step: UpkeepStep): Promise<void> {

@@ -17,6 +17,7 @@ import { testRow } from "../support.ts";
 import { MemoryFiles } from "./memory-files.ts";
 
 const pageSize = 512;
+const startMs = new ManualClock().wallMs();
 
 export const testSyncLimits: SyncLimits = {
   intervalMs: 5_000,
@@ -115,7 +116,7 @@ export class TestLog implements SyncLog {
       commit: 2,
       minTxid: txid,
       maxTxid: txid,
-      timestampMs: 1_000 * Number(txid),
+      timestampMs: startMs + 1_000 * Number(txid),
       walOffset: 32,
     };
     async function* pages() {
@@ -239,6 +240,8 @@ export class SyncScene {
   static async open(options: SyncSceneOptions = {}): Promise<SyncScene> {
     const { bucket = new Map(), clock = new ManualClock(), limits, isAutomatic = true } = options;
     const files = new MemoryFiles();
+    // What files are checked with is compiled outside of the turns that tests count: before, then.
+    await new TestLog(files, "warm").close();
     const calls: string[] = [];
     const faulting: Faulting = { faults: () => [] };
     const store = new FaultyStore({
