@@ -1,0 +1,120 @@
+/** What history needs of the engine, made of the engine's parts. */
+import type { Clock } from "../clock.ts";
+import type { FailPoints } from "../fail-points.ts";
+import { Failure } from "../failure/failure.ts";
+import type { FileSystem } from "../files/file-system.ts";
+import type { RemoteStage } from "../stages/remote.ts";
+import type { Catalog, CatalogRow } from "./catalog.ts";
+import type { HostedDatabase } from "./database.ts";
+import type { Facts } from "./facts.ts";
+import { localStageFailure } from "./failures.ts";
+import type { Folder } from "./folder.ts";
+import type { Handles } from "./handles.ts";
+import type { HistoryHost, NewHistory } from "./history.ts";
+import type { KeyedLock } from "./keyed-lock.ts";
+import type { Operations } from "./operations.ts";
+import type { EngineLog } from "./options.ts";
+import type { Discovered, Sync } from "./sync/sync.ts";
+
+export interface HistoryHostParts {
+  readonly clock: Clock;
+  readonly log: EngineLog;
+  readonly failPoints: FailPoints;
+  readonly fileSystem: FileSystem;
+  readonly folder: Folder;
+  readonly catalog: Catalog;
+  readonly handles: Handles;
+  readonly lock: KeyedLock;
+  readonly operations: Operations;
+  readonly remote: RemoteStage | undefined;
+  readonly sync: Sync;
+  readonly newLineage: () => string;
+  readonly etagOf: (facts: Facts) => string;
+  /** The row of a database; throws DATABASE_NOT_FOUND. A promise while only the remote stage may know. */
+  readonly row: (id: string) => CatalogRow | Promise<CatalogRow>;
+  readonly adopt: (found: Discovered) => Promise<boolean>;
+  /** Removes what there is of a database in the memory stage. */
+  readonly dropMemory: (id: string) => Promise<void>;
+  /** How long calls on a history that is replaced may go on. */
+  readonly graceMs: number;
+}
+
+export function historyHost(parts: HistoryHostParts): HistoryHost {
+  const { catalog, handles, lock, row, folder, log } = parts;
+  const present = (id: string): CatalogRow => {
+    const found = catalog.get(id);
+    if (found === undefined) throw new Failure("DATABASE_NOT_FOUND", { database: id });
+    return found;
+  };
+
+  return {
+    ...parts,
+    find: async (id) => row(id),
+    async get(id) {
+      try {
+        return await row(id);
+      } catch (error) {
+        if (error instanceof Failure && error.reason === "DATABASE_NOT_FOUND") return undefined;
+        throw error;
+      }
+    },
+    exclusively: (id, work) => lock.run(id, work),
+    open: (id) => handles.enterHead(id),
+
+    async setSuccessor(id, successor) {
+      const database = await handles.enterHead(id);
+      if (database === undefined) {
+        catalog.put({ ...present(id), successor });
+        return;
+      }
+      try {
+        await database.changeFacts((facts) => (facts.successor === successor ? facts : { ...facts, successor }));
+      } finally {
+        database.leave();
+      }
+    },
+
+    async replaceHistory(id, next) {
+      const failure = new Failure("LINEAGE_CHANGED", { lineage: next.lineage });
+      await handles.detach(id, parts.graceMs, failure, (database) => switchRow(id, next, database));
+    },
+
+    async warm(id) {
+      if (present(id).stage === "remote") return;
+      const database = await handles.enter(id, undefined);
+      database.leave();
+    },
+  };
+
+  /** With the handle closed. The row is the switch: what is left of the old files after it is swept. */
+  async function switchRow(id: string, next: NewHistory, database: HostedDatabase | undefined): Promise<void> {
+    const before = present(id);
+    let free: (() => Promise<void>) | undefined;
+    try {
+      if (before.head !== "none") free = await folder.drop(id);
+    } catch (error) {
+      throw localStageFailure(error);
+    }
+    catalog.put({
+      ...before,
+      ...next,
+      successor: undefined,
+      head: "none",
+      baseTxid: 0,
+      sequence: 1,
+      durableSequence: 1,
+      state: "ready",
+      lastAccessTimeMs: database?.lastAccessTimeMs ?? before.lastAccessTimeMs,
+    });
+    if (before.etagVersion !== next.manifestVersion) parts.sync.factsChanged(id);
+    try {
+      if (before.head === "memory") await parts.dropMemory(id);
+      await free?.();
+    } catch (error) {
+      log("warn", "files of a replaced history could not be removed; the next start tries again", {
+        database: id,
+        error,
+      });
+    }
+  }
+}
