@@ -295,6 +295,49 @@ export class Catalog {
       .all(stateCodes.faulted) as string[];
   }
 
+  /** Databases of which the remote stage is not known to hold everything, or the newest facts. */
+  unsynced(): string[] {
+    return this.#database
+      .prepare(
+        "SELECT id FROM databases WHERE fenced = 0 AND (head <> 0 AND (sequence > durable_sequence OR durable_sequence = 0)" +
+          " OR durable_sequence > 0 AND manifest_version <> etag_version)",
+      )
+      .pluck()
+      .all() as string[];
+  }
+
+  /** Databases whose files in the remote stage are to be looked after, and when. */
+  upkeeps(): { readonly id: string; readonly atMs: number }[] {
+    return this.#database
+      .prepare("SELECT id, upkeep_at_ms AS atMs FROM databases WHERE upkeep_at_ms <> 0 AND fenced = 0")
+      .all() as { readonly id: string; readonly atMs: number }[];
+  }
+
+  /**
+   * Says which object store is used from now on. Of another one than before nothing is known. Returns whether the catalog has
+   * everything that the store has: `noteComplete` was called once for it, and nothing was lost since.
+   */
+  useStore(name: string): boolean {
+    const known = readMeta(this.#database, "store")?.toString();
+    if (known === name) return this.wasClean && readMeta(this.#database, "store_complete")?.[0] === 1;
+    this.inTransaction(() => {
+      if (known !== undefined) {
+        this.#database
+          .prepare(
+            "UPDATE databases SET durable_sequence = 0, manifest_version = 0, upkeep_at_ms = 0, fenced = 0 WHERE head <> 0",
+          )
+          .run();
+      }
+      writeMeta(this.#database, "store", Buffer.from(name));
+      writeMeta(this.#database, "store_complete", Buffer.of(0));
+    });
+    return false;
+  }
+
+  noteComplete(): void {
+    this.#write(() => writeMeta(this.#database, "store_complete", Buffer.of(1)));
+  }
+
   put(row: CatalogRow): void {
     const before = this.#get.get(row.id) as Stored | undefined;
     this.#write(() => this.#put.run(storedOf(row)));

@@ -3,12 +3,13 @@ import type { ObjectCall } from "../../objects/object-store.ts";
 import type { Manifest } from "../../stages/manifest.ts";
 import { FencedError, type RemoteStage } from "../../stages/remote.ts";
 import type { CatalogRow } from "../catalog.ts";
+import type { Facts } from "../facts.ts";
 
 /** Others may write the manifest at the same time; each round sees what they did. */
 const roundCountMax = 4;
 
 /** Where the replica of a database is kept: in its own place, unless it was adopted from another. */
-export function prefixOf(remote: RemoteStage, { id, lineage, remotePrefix }: CatalogRow): string {
+export function prefixOf(remote: RemoteStage, { id, lineage, remotePrefix }: Facts): string {
   return remotePrefix === "" ? remote.prefixOf(id, lineage) : remotePrefix;
 }
 

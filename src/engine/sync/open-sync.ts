@@ -1,0 +1,73 @@
+/** Syncing of an engine: what the options ask for, and what the engine does for it. */
+import { type FailPoints, noFailPoints } from "../../fail-points.ts";
+import { adoptedRow } from "../adopted-row.ts";
+import type { Catalog } from "../catalog.ts";
+import type { DeletedTrace, Folder } from "../folder.ts";
+import type { EngineOptions } from "../options.ts";
+import { noSync } from "./no-sync.ts";
+import { prefixOf } from "./publish.ts";
+import { RemoteSync } from "./remote-sync.ts";
+import type { Sync, SyncedDatabase, Tombstone } from "./sync.ts";
+
+/** The engine, as its syncing sees it. */
+export interface SyncEngine {
+  readonly catalog: Catalog;
+  readonly folder: Folder;
+  /** The handle of a database with a head, in use until it is left; undefined when there is none. */
+  enterHead(id: string): Promise<(SyncedDatabase & { leave(): void }) | undefined>;
+  /** Writes to the catalog, which may fail: then the next start asks the folders. */
+  writeCatalog(write: () => void): void;
+}
+
+export interface OpenedSync {
+  readonly sync: Sync;
+  /** To be called once, when the engine serves. */
+  start(): void;
+  /** The remote copy of a deleted database goes, and then its trace. */
+  deleted(trace: DeletedTrace): void;
+}
+
+export function openSync(options: EngineOptions, engine: SyncEngine): OpenedSync {
+  const { remote, sync: settings } = options;
+  if (remote === undefined || settings === undefined) {
+    return { sync: noSync, start: () => undefined, deleted: () => undefined };
+  }
+  const { catalog, folder } = engine;
+  const failPoints: FailPoints = options.failPoints ?? noFailPoints;
+  const sync = new RemoteSync({
+    remote,
+    limits: settings.limits,
+    isAutomatic: settings.isAutomatic,
+    host: {
+      clock: options.clock,
+      random: () => Buffer.from(options.random(4)).readUInt32LE() / 2 ** 32,
+      log: options.log,
+      failPoints,
+      row: (id) => catalog.get(id),
+      hold: (id) => engine.enterHead(id),
+      release: (database) => (database as SyncedDatabase & { leave(): void }).leave(),
+      async discovered(found) {
+        if (catalog.get(found.manifest.id) !== undefined) return false;
+        catalog.put(adoptedRow(found, options.clock.wallMs()));
+        return true;
+      },
+      complete: () => engine.writeCatalog(() => catalog.noteComplete()),
+      save: (id, facts) => engine.writeCatalog(() => catalog.setSync(id, facts)),
+    },
+  });
+  const tombstoneOf = (trace: DeletedTrace): Tombstone => ({
+    id: trace.facts.id,
+    lineage: trace.facts.lineage,
+    prefix: prefixOf(remote, trace.facts),
+    done: () => trace.remove(),
+  });
+  return {
+    sync,
+    start() {
+      const isCatalogComplete = catalog.useStore(remote.store.name);
+      const tombstones = folder.traces.map(tombstoneOf);
+      sync.start({ unsynced: catalog.unsynced(), upkeeps: catalog.upkeeps(), tombstones, isCatalogComplete });
+    },
+    deleted: (trace) => sync.deleted(tombstoneOf(trace)),
+  };
+}
