@@ -36,6 +36,7 @@ export const noSync: Sync = {
   durable: refused,
   uploadAll: refused,
   factsChanged: ignored,
+  suspect: ignored,
   isBusy: () => false,
   forget: ignoredLater,
   // Its trace stays, for a server that carries.

@@ -11,6 +11,7 @@ import { Lane } from "./lane.ts";
 import { Replicas } from "./replicas.ts";
 import { backOffMs, isStoreFailure, StoreHealth } from "./store-health.ts";
 import type {
+  FoundAtStart,
   RemoteHealth,
   Sync,
   SyncedDatabase,
@@ -165,6 +166,16 @@ export class RemoteSync implements Sync {
     if (this.#isAutomatic) this.#timetable.setBy(entry.uploadDue, this.#host.clock.now() + this.#jittered());
   }
 
+  suspect(id: string): void {
+    const { clock, random } = this.#host;
+    const entry = this.#entryOf(id);
+    const nowMs = clock.now();
+    entry.openSinceMs ??= nowMs;
+    entry.unsyncedSinceMs ??= nowMs;
+    entry.hasNewFacts = true;
+    if (this.#isAutomatic) this.#timetable.setBy(entry.uploadDue, nowMs + random() * this.#limits.intervalMs);
+  }
+
   retired(id: string, untilMs: number): void {
     const entry = this.#entryOf(id);
     if (entry.retiredUntilMs === undefined || untilMs < entry.retiredUntilMs) entry.retiredUntilMs = untilMs;
@@ -205,18 +216,9 @@ export class RemoteSync implements Sync {
     return this.#discovery.isRunning;
   }
 
-  start({ unsynced, upkeeps, tombstones, isCatalogComplete }: Parameters<Sync["start"]>[0]): void {
-    const { clock } = this.#host;
-    const nowMs = clock.now();
+  start({ unsynced, upkeeps, tombstones, isCatalogComplete }: FoundAtStart): void {
     for (const tombstone of tombstones) this.#tombstones.add(tombstone);
-    for (const id of unsynced) {
-      const entry = this.#entryOf(id);
-      entry.openSinceMs = nowMs;
-      entry.unsyncedSinceMs = nowMs;
-      entry.hasNewFacts = true;
-      if (this.#isAutomatic)
-        this.#timetable.setBy(entry.uploadDue, nowMs + this.#host.random() * this.#limits.intervalMs);
-    }
+    for (const id of unsynced) this.suspect(id);
     for (const { id, atMs } of upkeeps) this.#startUpkeep(id, atMs);
     this.#discovery.start(isCatalogComplete);
   }

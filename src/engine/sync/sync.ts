@@ -166,6 +166,9 @@ export interface Sync {
    */
   uploadAll(database: SyncedDatabase, wait: SyncWait): Promise<bigint>;
 
+  /** Something of a database may not be uploaded, though nobody commits just now. */
+  suspect(id: string): void;
+
   /** True while the handle must be kept: something of it is not uploaded, or being uploaded. */
   isBusy(id: string): boolean;
   /**
