@@ -1,5 +1,6 @@
 /** Failures that several parts of the engine throw. */
 import { Failure, fieldInvalid } from "../failure/failure.ts";
+import { CallCancelled } from "../sqlite/executor.ts";
 import type { DurabilityLevel, StageName } from "./engine.ts";
 import { idRule, isDatabaseId } from "./names.ts";
 
@@ -13,6 +14,14 @@ export function localStageFailure(error: unknown): Failure {
   const { code } = error as NodeJS.ErrnoException;
   const full = code === "ENOSPC" || code === "EDQUOT" || code === "SQLITE_FULL";
   return new Failure(full ? "STAGE_FULL" : "STAGE_UNAVAILABLE", { stage: "local" }, { cause: error });
+}
+
+/** The same for any stage; what is a failure for callers already stays as it is, and so does a cancellation. */
+export function stageFailure(stage: StageName, error: unknown): unknown {
+  if (error instanceof Failure || error instanceof CallCancelled) return error;
+  const { code } = error as NodeJS.ErrnoException;
+  if (code === undefined) return error;
+  return new Failure(localStageFailure(error).reason, { stage }, { cause: error });
 }
 
 /** Throws STAGE_NOT_CONFIGURED for a stage that this server does not have. */

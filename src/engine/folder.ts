@@ -4,6 +4,8 @@
  *   databases/<id>/db.sqlite (-wal, -shm)   the database
  *   databases/<id>/database.json            its facts
  *   databases/.new-<random>/                being made; the rename to <id> is the moment of creation
+ *   databases/<id>/log/                     its log, see log/log-folder.ts
+ *   databases/.dropped-<random>/            being removed; the remote stage has the database
  *   databases/.deleted-<random>/            being removed; the rename to it is the moment of deletion. Of a database with a
  *                                           remote copy database.json stays there until that copy is gone
  */
@@ -59,6 +61,11 @@ export class Folder {
     return join(this.#path(id), "db.sqlite");
   }
 
+  /** Path of the folder of a database's log. */
+  logPath(id: string): string {
+    return join(this.#path(id), "log");
+  }
+
   /**
    * Makes what is missing, and removes what an interrupted creation or deletion has left, except traces: see `traces`.
    * Returns the ids that are there.
@@ -71,7 +78,7 @@ export class Folder {
       const path = join(this.#root, name);
       if (isDatabaseId(name)) ids.push(name);
       else if (/^\.deleted-[a-z0-9]+$/.test(name)) await this.#openDeleted(path);
-      else if (/^\.new-[a-z0-9]+$/.test(name)) await this.#fileSystem.remove(path);
+      else if (/^\.(?:new|dropped)-[a-z0-9]+$/.test(name)) await this.#fileSystem.remove(path);
       else onStray(name);
     }
     return ids;
@@ -106,25 +113,45 @@ export class Folder {
   }
 
   /** Makes a database of the bytes of an empty one. Whole and on the disk when it resolves; nothing is left when it rejects. */
-  async create(facts: Facts, emptyDatabase: Uint8Array): Promise<void> {
+  create(facts: Facts, emptyDatabase: Uint8Array): Promise<void> {
+    return this.make(facts.id, async (path) => {
+      await this.#fileSystem.writeFlushed(path, emptyDatabase);
+      return facts;
+    });
+  }
+
+  /**
+   * Makes a database of the file that `fill` writes and flushes, with the facts that it gives; `onNamed` is called when it has
+   * its name, which may not be on the disk yet. The same promise as `create`.
+   */
+  async make(id: string, fill: (filePath: string) => Promise<Facts>, onNamed?: () => void): Promise<void> {
     const path = join(this.#root, `.new-${this.#randomName()}`);
     try {
       await this.#fileSystem.makeFolder(path);
-      await this.#fileSystem.writeFlushed(join(path, "db.sqlite"), emptyDatabase);
+      const facts = await fill(join(path, "db.sqlite"));
       await writeFacts(this.#fileSystem, join(path, "database.json"), facts);
-      await this.#fileSystem.rename(path, this.#path(facts.id));
+      await this.#fileSystem.rename(path, this.#path(id));
     } catch (error) {
       await this.#fileSystem.remove(path);
       throw error;
     }
+    onNamed?.();
     try {
       await this.#fileSystem.flushFolder(this.#root);
     } catch (error) {
       // Whether the name would last is not known: back, or the next start finds a database that nobody was told of.
-      await this.#fileSystem.rename(this.#path(facts.id), path);
+      await this.#fileSystem.rename(this.#path(id), path);
       await this.#fileSystem.remove(path);
       throw error;
     }
+  }
+
+  /** Takes the local copy of a database away that lives on elsewhere. Returns what frees its files. */
+  async drop(id: string): Promise<() => Promise<void>> {
+    const path = join(this.#root, `.dropped-${this.#randomName()}`);
+    await this.#fileSystem.rename(this.#path(id), path);
+    await this.#fileSystem.flushFolder(this.#root);
+    return () => this.#fileSystem.remove(path);
   }
 
   /** Takes the name away: from here on the database is gone, whatever happens. Returns what frees its files. */
@@ -177,9 +204,13 @@ export class Folder {
     };
   }
 
-  /** Bytes of the database's file and of its WAL. */
+  /** Bytes of the database's file in this folder and of its WAL. */
   sizeBytes(id: string): number {
-    const path = this.filePath(id);
+    return this.sizeBytesOf(this.filePath(id));
+  }
+
+  /** Bytes of a database file, wherever it is, and of its WAL. */
+  sizeBytesOf(path: string): number {
     return this.#fileSystem.sizeBytes(path) + this.#fileSystem.sizeBytes(`${path}-wal`);
   }
 

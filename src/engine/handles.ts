@@ -24,6 +24,15 @@ export interface HandlesHost extends DatabaseHost {
   dropped(database: HostedDatabase): boolean;
 }
 
+/** How a database is taken away from its callers. */
+export interface Detachment {
+  /** Those that run may end within this time. */
+  readonly graceMs: number;
+  /** What they are answered then; without `force` nothing is done to them, and it is what `detach` rejects with. */
+  readonly failure: Failure;
+  readonly force: boolean;
+}
+
 export class Handles {
   readonly #host: HandlesHost;
   /** Roughly least recently used first: see `#dropOne`. */
@@ -32,6 +41,7 @@ export class Handles {
   readonly #leaving = new Map<string, Promise<unknown>>();
   readonly #deleting = new Set<string>();
   #isClosed = false;
+  #isEnded = false;
 
   constructor(host: HandlesHost) {
     this.#host = host;
@@ -49,9 +59,14 @@ export class Handles {
     return this.#hosted.values();
   }
 
-  /** From here on nobody enters any more. */
+  /** From here on no call enters any more. */
   closeDoor(): void {
     this.#isClosed = true;
+  }
+
+  /** From here on nobody does. */
+  end(): void {
+    this.#isEnded = true;
   }
 
   isDeleting(id: string): boolean {
@@ -82,7 +97,7 @@ export class Handles {
   /** The same for a database that is open or has a head here; undefined when it has none. */
   async enterHead(id: string): Promise<HostedDatabase | undefined> {
     for (;;) {
-      if (this.#isClosed) return undefined;
+      if (this.#isEnded) return undefined;
       const present = this.#hosted.get(id);
       if (present !== undefined) {
         present.enter();
@@ -99,14 +114,12 @@ export class Handles {
   }
 
   /**
-   * Takes a database away from its callers: those that run may end within `graceMs`, then they are answered with `failure`.
-   * `work` runs with the handle closed, undefined where there was none; who comes meanwhile waits until it is over, and is
-   * refused with DATABASE_NOT_FOUND when the database is being deleted.
+   * Takes a database away from its callers. `work` runs with the handle closed, undefined where there was none; who comes
+   * meanwhile waits until it is over, and is refused with DATABASE_NOT_FOUND when the database is being deleted.
    */
   async detach<T>(
     id: string,
-    graceMs: number,
-    failure: Failure,
+    { graceMs, failure, force }: Detachment,
     work: (database: HostedDatabase | undefined) => Promise<T>,
   ): Promise<T> {
     while (this.#leaving.has(id)) await this.#leaving.get(id);
@@ -115,6 +128,10 @@ export class Handles {
     const run = async () => {
       if (database !== undefined) {
         const isIdle = await database.whenIdle(graceMs);
+        if (!isIdle && !force) {
+          this.#hosted.set(id, database);
+          throw failure;
+        }
         await database.close(!isIdle, failure);
       }
       return work(database);

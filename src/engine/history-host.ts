@@ -76,7 +76,8 @@ export function historyHost(parts: HistoryHostParts): HistoryHost {
 
     async replaceHistory(id, next) {
       const failure = new Failure("LINEAGE_CHANGED", { lineage: next.lineage });
-      await handles.detach(id, parts.graceMs, failure, (database) => switchRow(id, next, database));
+      const detachment = { graceMs: parts.graceMs, failure, force: true };
+      await handles.detach(id, detachment, (database) => switchRow(id, next, database));
     },
 
     async warm(id) {

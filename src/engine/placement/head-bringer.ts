@@ -1,0 +1,144 @@
+/** Gives a database a head that has none: from the remote stage, or, after a loss of the memory, from its base and its log. */
+import type { Clock } from "../../clock.ts";
+import type { FailPoints } from "../../fail-points.ts";
+import { Failure } from "../../failure/failure.ts";
+import type { FileSystem } from "../../files/file-system.ts";
+import type { Manifest } from "../../stages/manifest.ts";
+import type { RemoteStage } from "../../stages/remote.ts";
+import type { StageCall } from "../../stages/stage.ts";
+import type { Catalog, CatalogRow } from "../catalog.ts";
+import { type Facts, factsOf } from "../facts.ts";
+import { stageFailure } from "../failures.ts";
+import type { Folder } from "../folder.ts";
+import { LogFolder } from "../log/log-folder.ts";
+import type { EngineLog } from "../options.ts";
+import type { HeadFiles } from "./head-files.ts";
+
+export interface HeadBringerHost {
+  readonly clock: Clock;
+  readonly log: EngineLog;
+  readonly failPoints: FailPoints;
+  readonly fileSystem: FileSystem;
+  readonly catalog: Catalog;
+  readonly folder: Folder;
+  readonly files: HeadFiles;
+  readonly remote: RemoteStage | undefined;
+  /** Takes the room for the database on the local stage; throws STAGE_FULL. */
+  room(row: CatalogRow): Promise<() => void>;
+}
+
+/** Longest time that it may take. */
+const bringMsMax = 6 * 3_600_000;
+const retryAfterMs = 1_000;
+
+export class HeadBringer {
+  readonly #host: HeadBringerHost;
+
+  constructor(host: HeadBringerHost) {
+    this.#host = host;
+  }
+
+  /** Whole and on the disk, and in the catalog, when it resolves; as before when it rejects. */
+  async bring(id: string, signal: AbortSignal): Promise<void> {
+    const row = this.#host.catalog.get(id);
+    if (row === undefined) throw new Failure("DATABASE_NOT_FOUND", { database: id });
+    if (row.head === "local" || this.#host.files.exists(row)) return;
+    const call = { deadlineAtMs: this.#host.clock.now() + bringMsMax, signal };
+    if (row.head === "memory") await this.#rebuild(row, call);
+    else await this.#hydrate(row, call);
+  }
+
+  async #hydrate(row: CatalogRow, call: StageCall): Promise<void> {
+    const { remote, failPoints, folder, catalog } = this.#host;
+    const { id } = row;
+    if (remote === undefined) throw new Failure("STAGE_NOT_CONFIGURED", { stage: "remote" });
+    failPoints.reach("hydrate.begin");
+    const release = await this.#host.room(row);
+    try {
+      // Another server, or a restore that was cut off, may have published another history.
+      const { manifest } = (await remote.manifests.read(id, call)) ?? { manifest: undefined };
+      if (manifest === undefined) throw this.#missing(id, "its manifest is gone");
+      let facts: Facts | undefined;
+      await folder.make(
+        id,
+        async (path) => {
+          const replica = remote.replica(manifest.prefix);
+          const { txid, damaged } = await replica.restore({ path, flush: true }, call);
+          for (const { name, failure } of damaged) {
+            this.#host.log("error", "a file of the remote stage is damaged; another stood in for it", {
+              database: id,
+              name,
+              error: failure,
+            });
+          }
+          if (manifest.lineage === row.lineage && txid < BigInt(row.durableSequence)) {
+            throw this.#missing(id, `it goes up to ${txid}, and was stored up to ${row.durableSequence}`);
+          }
+          facts = { ...factsOf(row), ...factsIn(manifest), head: "local", baseTxid: Number(txid), successor: undefined };
+          call.signal?.throwIfAborted();
+          failPoints.reach("hydrate.written");
+          return facts;
+        },
+        () => failPoints.reach("hydrate.named"),
+      );
+      if (facts === undefined) throw new Error("a database was made without facts");
+      const isSame = facts.lineage === row.lineage;
+      const sequence = isSame ? Math.max(row.sequence, facts.baseTxid) : facts.baseTxid;
+      catalog.put({
+        ...row,
+        ...facts,
+        sequence,
+        durableSequence: facts.baseTxid,
+        manifestVersion: manifest.etagVersion,
+        sizeBytes: folder.sizeBytes(id),
+      });
+      failPoints.reach("hydrate.end");
+    } catch (error) {
+      throw stageFailure("local", error);
+    } finally {
+      release();
+    }
+  }
+
+  /** The machine has lost what was in memory: what was sealed is in the base and the log. */
+  async #rebuild(row: CatalogRow, call: StageCall): Promise<void> {
+    const { log, files, folder, fileSystem, catalog, failPoints } = this.#host;
+    const { id } = row;
+    log("warn", "the memory stage has lost a database; it is made again from its base and its log", { database: id });
+    try {
+      await files.fold(id, folder.filePath(id));
+      const { batches, hasGap } = await new LogFolder(fileSystem, folder.logPath(id)).read();
+      if (hasGap) throw new Failure("DATA_CORRUPT", { database: id, stage: "local" });
+      const base = BigInt(row.baseTxid);
+      const behind = batches
+        .filter(({ txid }) => txid > base)
+        .map(({ txid, path, byteCount, header: { pageSize, commit, timestampMs } }) => {
+          return { txid, path, byteCount, pageSize, commit, timestampMs };
+        });
+      const txid = Number(await files.applyToBase(id, base, behind, call));
+      const stage = row.stage === "memory" ? "local" : row.stage;
+      const facts: Facts = { ...factsOf(row), stage, head: "local", baseTxid: txid };
+      await folder.writeFacts(facts);
+      failPoints.reach("base.apply.noted");
+      catalog.put({
+        ...row,
+        ...facts,
+        sequence: Math.max(row.sequence, txid),
+        sizeBytes: folder.sizeBytes(id),
+      });
+    } catch (error) {
+      throw stageFailure("local", error);
+    }
+  }
+
+  #missing(database: string, problem: string): Failure {
+    this.#host.log("error", "the remote stage has lost a part of a database", { database, problem });
+    return new Failure("STAGE_UNAVAILABLE", { stage: "remote" }, { retryAfterMs });
+  }
+}
+
+/** What a manifest says of a database. */
+function factsIn(manifest: Manifest): Partial<Facts> {
+  const { lineage, prefix, createTimeMs, labels, foreignKeys, etagVersion, createRecord } = manifest;
+  return { lineage, remotePrefix: prefix, createTimeMs, labels, foreignKeys, etagVersion, createRecord };
+}
