@@ -1,6 +1,12 @@
 /** Queues of many owners, served in turn: one owner's long queue delays another's call by one call. */
-export class FairQueue<Owner, Item> {
-  readonly #queues = new Map<Owner, Item[]>();
+export class FairQueue<Owner extends object, Item> {
+  /**
+   * Kept as long as their owners. A Map from which owners come and go leaves its outgrown tables behind, each pointing at
+   * the next and at the items of its time: one of them in the old generation keeps all later ones from being collected young.
+   */
+  readonly #queues = new WeakMap<Owner, Item[]>();
+  /** Those that are not empty, the next turn first. */
+  #turns: Item[][] = [];
   #size = 0;
 
   get size(): number {
@@ -8,55 +14,46 @@ export class FairQueue<Owner, Item> {
   }
 
   push(owner: Owner, item: Item): void {
-    const queue = this.#queues.get(owner);
-    if (queue === undefined) this.#queues.set(owner, [item]);
-    else queue.push(item);
-    this.#size++;
-  }
-
-  /** Puts it before everything else of its owner. */
-  unshift(owner: Owner, item: Item): void {
-    const queue = this.#queues.get(owner);
-    if (queue === undefined) this.#queues.set(owner, [item]);
-    else queue.unshift(item);
+    let queue = this.#queues.get(owner);
+    if (queue === undefined) {
+      queue = [];
+      this.#queues.set(owner, queue);
+    }
+    if (queue.length === 0) this.#turns.push(queue);
+    queue.push(item);
     this.#size++;
   }
 
   shift(): Item | undefined {
-    const first = this.#queues.entries().next();
-    if (first.done) return undefined;
-    const [owner, queue] = first.value;
+    const [queue] = this.#turns;
+    if (queue === undefined) return undefined;
     const item = queue.shift();
     this.#size--;
-    if (queue.length === 0) this.#queues.delete(owner);
-    else if (this.#queues.size > 1) {
-      // A map keeps the order of insertion: whoever was served goes behind the others.
-      this.#queues.delete(owner);
-      this.#queues.set(owner, queue);
+    if (queue.length === 0) this.#turns.shift();
+    else if (this.#turns.length > 1) {
+      this.#turns.shift();
+      this.#turns.push(queue);
     }
     return item;
   }
 
   /** Takes everything out, owner by owner. */
   drain(): Item[] {
-    const items = [...this.#queues.values()].flat();
-    this.#queues.clear();
-    this.#size = 0;
-    return items;
+    return this.remove(() => true);
   }
 
   /** Takes out what `unwanted` says, which sees each item once. */
   remove(unwanted: (item: Item) => boolean): Item[] {
     const removed: Item[] = [];
-    for (const [owner, queue] of this.#queues) {
+    for (const queue of this.#turns) {
       const kept = queue.filter((item) => {
         if (!unwanted(item)) return true;
         removed.push(item);
         return false;
       });
-      if (kept.length === 0) this.#queues.delete(owner);
-      else if (kept.length < queue.length) this.#queues.set(owner, kept);
+      queue.splice(0, queue.length, ...kept);
     }
+    this.#turns = this.#turns.filter(({ length }) => length > 0);
     this.#size -= removed.length;
     return removed;
   }

@@ -7,6 +7,7 @@ import { Certificates } from "./certificates.ts";
 import type { Connection } from "./connection.ts";
 import type { Connections } from "./connections.ts";
 import { ignore } from "./ignore.ts";
+import { replaceStreamTable } from "./stream-table.ts";
 import type { TransportOptions } from "./transport.ts";
 
 export interface PortHandlers {
@@ -63,6 +64,7 @@ export async function openPort(
   http2.on("session", (session) => {
     if (arriving === undefined) return;
     const { socket, connection } = arriving;
+    replaceStreamTable(session);
     connection.startHttp2(session, socket);
     session.setLocalWindowSize(connectionWindowBytes);
     session.on("stream", (stream: ServerHttp2Stream, headers: IncomingHttpHeaders) =>

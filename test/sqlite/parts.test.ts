@@ -73,23 +73,36 @@ describe("ids", () => {
 });
 
 describe("a fair queue", () => {
+  const [a, b, c] = [{}, {}, {}];
+
   it("serves owners in turn, each in order", () => {
-    const queue = new FairQueue<string, number>();
-    for (const item of [1, 2, 3]) queue.push("a", item);
-    queue.push("b", 10);
-    queue.push("c", 20);
-    queue.push("c", 21);
+    const queue = new FairQueue<object, number>();
+    for (const item of [1, 2, 3]) queue.push(a, item);
+    queue.push(b, 10);
+    queue.push(c, 20);
+    queue.push(c, 21);
     expect(queue.size).toBe(6);
     expect([...Array(7)].map(() => queue.shift())).toEqual([1, 10, 20, 2, 21, 3, undefined]);
     expect(queue.size).toBe(0);
   });
 
+  it("serves an owner again whose queue was empty", () => {
+    const queue = new FairQueue<object, number>();
+    queue.push(a, 1);
+    expect(queue.shift()).toBe(1);
+    queue.push(b, 10);
+    queue.push(a, 2);
+    expect([queue.shift(), queue.shift(), queue.shift()]).toEqual([10, 2, undefined]);
+  });
+
   it("gives back what is not wanted, and keeps the rest in order", () => {
-    const queue = new FairQueue<string, number>();
-    for (const item of [1, 2, 3, 4]) queue.push(item > 2 ? "b" : "a", item);
-    expect(queue.remove((item) => item % 2 === 0)).toEqual([2, 4]);
+    const queue = new FairQueue<object, number>();
+    for (const item of [1, 2, 3, 4]) queue.push(item > 2 ? b : a, item);
+    queue.push(c, 6);
+    expect(queue.remove((item) => item % 2 === 0)).toEqual([2, 4, 6]);
     expect(queue.size).toBe(2);
-    expect(queue.drain()).toEqual([1, 3]);
+    queue.push(c, 5);
+    expect(queue.drain()).toEqual([1, 3, 5]);
     expect(queue.size).toBe(0);
   });
 });
