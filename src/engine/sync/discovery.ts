@@ -136,6 +136,7 @@ export class Discovery {
     const { manifest } = stored;
     const replica = remote.replica(manifest.prefix);
     await storeCall(this.#context, signal, 0, (call) => replica.load(call));
+    if (this.#hooks.isDeleted(id, manifest.lineage)) return false;
     if (replica.txid === 0n) {
       host.log("warn", "the remote stage has a manifest without data; it is passed over", { database: id });
       return false;

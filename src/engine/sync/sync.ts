@@ -44,8 +44,6 @@ export interface SyncedDatabase {
   uploaded(txid: bigint): void;
   /** Takes no writes any more, and answers them with the failure; reads go on. */
   fence(failure: Failure): void;
-  /** Stops it: its files cannot be read. */
-  stop(problem: string, cause: unknown): void;
 }
 
 /** What the engine does for syncing. */

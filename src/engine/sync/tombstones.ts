@@ -6,6 +6,9 @@ import { backOffMs } from "./store-health.ts";
 import type { Tombstone } from "./sync.ts";
 import type { Due, Timetable } from "./timetable.ts";
 
+/** More than can be deleted while one manifest is read. */
+const goneCountMax = 10_000;
+
 interface Pending {
   readonly tombstone: Tombstone;
   readonly job: Job;
@@ -23,6 +26,8 @@ export class Tombstones {
   /** An upload may clear an id's tombstones while their own job runs. */
   readonly #lock = new KeyedLock();
   readonly #controller = new AbortController();
+  /** Lineages that are gone since the start, as many as are worth remembering. */
+  readonly #gone = new Set<string>();
   #count = 0;
 
   constructor(context: StoreContext, timetable: Timetable, lane: Lane, onSettled: () => void) {
@@ -36,7 +41,9 @@ export class Tombstones {
     return this.#count;
   }
 
+  /** True when that history was deleted, whether its copy is gone already or not: a manifest may have been read before. */
   has(id: string, lineage: string): boolean {
+    if (this.#gone.has(lineage)) return true;
     return this.#pending.get(id)?.some(({ tombstone }) => tombstone.lineage === lineage) ?? false;
   }
 
@@ -100,6 +107,11 @@ export class Tombstones {
       this.#context.host.failPoints.reach("tombstone.end");
       this.#timetable.remove(pending.due);
       this.#lane.remove(pending.job);
+      this.#gone.add(pending.tombstone.lineage);
+      if (this.#gone.size > goneCountMax) {
+        const [oldest] = this.#gone;
+        if (oldest !== undefined) this.#gone.delete(oldest);
+      }
       const left = this.#pending.get(pending.tombstone.id)?.filter((other) => other !== pending) ?? [];
       if (left.length > 0) this.#pending.set(pending.tombstone.id, left);
       else this.#pending.delete(pending.tombstone.id);

@@ -138,7 +138,6 @@ export class TestDatabase implements SyncedDatabase {
   readonly log: TestLog;
   durableTxid = 0n;
   fenced: Failure | undefined;
-  stopped: string | undefined;
 
   constructor(row: CatalogRow, log: TestLog) {
     this.id = row.id;
@@ -153,10 +152,6 @@ export class TestDatabase implements SyncedDatabase {
 
   fence(failure: Failure): void {
     this.fenced = failure;
-  }
-
-  stop(problem: string): void {
-    this.stopped = problem;
   }
 }
 
