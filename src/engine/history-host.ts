@@ -14,6 +14,8 @@ import type { HistoryHost, NewHistory } from "./history.ts";
 import type { KeyedLock } from "./keyed-lock.ts";
 import type { Operations } from "./operations.ts";
 import type { EngineLog } from "./options.ts";
+import type { HeadFiles } from "./placement/head-files.ts";
+import type { Placement } from "./placement/placement.ts";
 import type { Discovered, Sync } from "./sync/sync.ts";
 
 export interface HistoryHostParts {
@@ -33,14 +35,14 @@ export interface HistoryHostParts {
   /** The row of a database; throws DATABASE_NOT_FOUND. A promise while only the remote stage may know. */
   readonly row: (id: string) => CatalogRow | Promise<CatalogRow>;
   readonly adopt: (found: Discovered) => Promise<boolean>;
-  /** Removes what there is of a database in the memory stage. */
-  readonly dropMemory: (id: string) => Promise<void>;
+  readonly placement: Pick<Placement, "bringing" | "warm">;
+  readonly files: Pick<HeadFiles, "removeMemory">;
   /** How long calls on a history that is replaced may go on. */
   readonly graceMs: number;
 }
 
 export function historyHost(parts: HistoryHostParts): HistoryHost {
-  const { catalog, handles, lock, row, folder, log } = parts;
+  const { catalog, handles, lock, row, folder, log, placement } = parts;
   const present = (id: string): CatalogRow => {
     const found = catalog.get(id);
     if (found === undefined) throw new Failure("DATABASE_NOT_FOUND", { database: id });
@@ -62,7 +64,7 @@ export function historyHost(parts: HistoryHostParts): HistoryHost {
     open: (id) => handles.enterHead(id),
 
     async setSuccessor(id, successor) {
-      const database = await handles.enterHead(id);
+      const database = await enterWhole(id);
       if (database === undefined) {
         catalog.put({ ...present(id), successor });
         return;
@@ -81,11 +83,20 @@ export function historyHost(parts: HistoryHostParts): HistoryHost {
     },
 
     async warm(id) {
-      if (present(id).stage === "remote") return;
-      const database = await handles.enter(id, undefined);
-      database.leave();
+      const found = present(id);
+      if (found.stage !== "remote") await placement.warm(found);
     },
   };
+
+  /** A handle, or undefined when there is no head, and none on its way either. */
+  async function enterWhole(id: string): Promise<HostedDatabase | undefined> {
+    for (;;) {
+      const database = await handles.enterHead(id);
+      const bringing = database === undefined ? placement.bringing(id) : undefined;
+      if (bringing === undefined) return database;
+      await bringing.catch(() => undefined);
+    }
+  }
 
   /** With the handle closed. The row is the switch: what is left of the old files after it is swept. */
   async function switchRow(id: string, next: NewHistory, database: HostedDatabase | undefined): Promise<void> {
@@ -109,7 +120,7 @@ export function historyHost(parts: HistoryHostParts): HistoryHost {
     });
     if (before.etagVersion !== next.manifestVersion) parts.sync.factsChanged(id);
     try {
-      if (before.head === "memory") await parts.dropMemory(id);
+      if (before.head === "memory") await parts.files.removeMemory(id, before.lineage);
       await free?.();
     } catch (error) {
       log("warn", "files of a replaced history could not be removed; the next start tries again", {

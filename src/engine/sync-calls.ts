@@ -48,8 +48,10 @@ export class SyncCalls {
     const database = await this.#host.open(id);
     try {
       const present = database?.position ?? { lineage: row.lineage, sequence: BigInt(row.sequence) };
-      const target = upTo ?? present;
-      checkTarget(target, present);
+      // The first batch is the database as it was made.
+      const newest = { lineage: present.lineage, sequence: present.sequence === 0n ? 1n : present.sequence };
+      const target = upTo ?? newest;
+      checkTarget(target, newest);
       const operation =
         database === undefined
           ? operations.done({ database: id, kind: "sync" })
@@ -90,11 +92,11 @@ export class SyncCalls {
     if (database === undefined) {
       // It has come to the remote stage by other ways, or it is gone.
       const { lineage, sequence } = await this.#host.find(id);
-      checkTarget(target, { lineage, sequence: BigInt(sequence) });
+      checkTarget(target, { lineage, sequence: BigInt(Math.max(1, sequence)) });
       return;
     }
     try {
-      checkTarget(target, database.position);
+      if (target.lineage !== database.lineage) throw lineageChanged(database.lineage);
       const byteCount = database.log.unsyncedBytes;
       progress.total(byteCount);
       if (durability === "local") await database.flush();
@@ -115,8 +117,12 @@ export class SyncCalls {
 }
 
 function checkTarget(target: Position, present: Position): void {
-  if (target.lineage !== present.lineage) throw new Failure("LINEAGE_CHANGED", { lineage: present.lineage });
+  if (target.lineage !== present.lineage) throw lineageChanged(present.lineage);
   if (target.sequence > present.sequence) {
     throw fieldInvalid("up_to.sequence", `must not lie beyond the position of the database, ${present.sequence}`);
   }
+}
+
+function lineageChanged(lineage: string): Failure {
+  return new Failure("LINEAGE_CHANGED", { lineage });
 }

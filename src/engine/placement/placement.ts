@@ -25,8 +25,8 @@ import type { Operations, OperationTask, Progress } from "../operations.ts";
 import type { EngineLog, StagesOptions } from "../options.ts";
 import type { Sync } from "../sync/sync.ts";
 import { Budget } from "./budgets.ts";
-import type { HeadFiles } from "./head-files.ts";
 import { HeadBringer } from "./head-bringer.ts";
+import type { HeadFiles } from "./head-files.ts";
 import { Hydrations } from "./hydrations.ts";
 import { Moves } from "./moves.ts";
 import {
@@ -77,6 +77,8 @@ const baseFileCountMax = 256;
 /** A pause of the sweep over idle databases, in parts of the timeout: how much later than it a database may leave. */
 const sweepPart = 10;
 const sweepPauseMsMax = 30_000;
+
+const retryAfterMs = 1_000;
 
 const start: PageKey = [Number.NEGATIVE_INFINITY, ""];
 
@@ -160,7 +162,16 @@ export class Placement {
   /** Sees to it that a database has the file that its calls run in; undefined when it has. */
   bring(row: CatalogRow): Promise<void> | undefined {
     if (row.head === "local" || this.#options.files.exists(row)) return undefined;
+    if (row.head === "none" && row.successor !== undefined) {
+      // A file that came now would be of the history that is about to be replaced.
+      throw new Failure("DATABASE_BUSY", { database: row.id, problem: "it is being restored" }, { retryAfterMs });
+    }
     return this.#hydrations.run(row.id);
+  }
+
+  /** The work that gives a database its file, while it is under way. */
+  bringing(id: string): Promise<void> | undefined {
+    return this.#hydrations.has(id) ? this.#hydrations.run(id) : undefined;
   }
 
   /** Gives a database without a head one. */
@@ -395,7 +406,7 @@ export class Placement {
     if (to === undefined || to === row.stage) return Promise.resolve(operations.done({ database: row.id, kind }));
     this.#require(to);
     if (isCloser(to, row.stage) !== (kind === "promote")) {
-      throw fieldInvalid("target", `must be ${kind === "promote" ? "closer" : "farther"} than ${row.stage}`);
+      throw fieldInvalid("target_stage", `must be ${kind === "promote" ? "closer" : "farther"} than ${row.stage}`);
     }
     const { id } = operations.start(this.#task(row, kind, to));
     return operations.wait(id, wait);
