@@ -15,7 +15,6 @@ export function adoptedRow({ manifest, txid, sizeBytes, upkeepAtMs }: Discovered
     foreignKeys,
     etagVersion,
     createRecord,
-    sequenceReserved: sequence,
     stage: "remote",
     head: "none",
     baseTxid: 0,

@@ -62,4 +62,8 @@ export const catalogSteps: readonly string[] = [
   CREATE INDEX databases_by_upkeep ON databases (upkeep_at_ms) WHERE upkeep_at_ms <> 0;
   CREATE INDEX databases_unsynced ON databases (id) WHERE sequence > durable_sequence;
   `,
+  `
+  -- Positions are numbers of batches, which the log knows.
+  ALTER TABLE databases DROP COLUMN sequence_reserved;
+  `,
 ];

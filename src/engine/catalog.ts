@@ -105,7 +105,7 @@ const headNames = namesByCode(headCodes);
 const stateNames = namesByCode(stateCodes);
 
 const columns =
-  "id, state, stage, lineage, sequence, sequence_reserved, size_bytes, create_time_ms, last_access_time_ms, labels," +
+  "id, state, stage, lineage, sequence, size_bytes, create_time_ms, last_access_time_ms, labels," +
   " etag_version, foreign_keys, create_record, head, base_txid, durable_sequence, remote_prefix, manifest_version, fenced," +
   " upkeep_at_ms, successor, pin_stage, pin_expire_ms, moved_at_ms";
 const values = columns.replace(/[a-z_]+/g, "@$&");
@@ -116,7 +116,6 @@ interface Stored {
   readonly stage: number;
   readonly lineage: string;
   readonly sequence: number;
-  readonly sequence_reserved: number;
   readonly size_bytes: number;
   readonly create_time_ms: number;
   readonly last_access_time_ms: number;
@@ -286,6 +285,11 @@ export class Catalog {
 
   ids(): string[] {
     return this.#database.prepare("SELECT id FROM databases").pluck().all() as string[];
+  }
+
+  /** Databases that have no file here. */
+  headlessIds(): string[] {
+    return this.#database.prepare("SELECT id FROM databases WHERE head = 0").pluck().all() as string[];
   }
 
   faultedIds(): string[] {
@@ -502,7 +506,6 @@ function rowOf(stored: Stored): CatalogRow {
     stage: stageNames[stored.stage] ?? "local",
     lineage: stored.lineage,
     sequence: stored.sequence,
-    sequenceReserved: stored.sequence_reserved,
     sizeBytes: stored.size_bytes,
     createTimeMs: stored.create_time_ms,
     lastAccessTimeMs: stored.last_access_time_ms,
@@ -530,7 +533,6 @@ function storedOf(row: CatalogRow): Stored {
     stage: stageCodes[row.stage],
     lineage: row.lineage,
     sequence: row.sequence,
-    sequence_reserved: row.sequenceReserved,
     size_bytes: row.sizeBytes,
     create_time_ms: row.createTimeMs,
     last_access_time_ms: row.lastAccessTimeMs,

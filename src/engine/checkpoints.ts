@@ -1,12 +1,14 @@
 /**
  * Checkpoints keep WALs bounded. They are triggered by frames, as writes report them; there is no timer per database.
  *
- * A passive checkpoint copies frames back and lets the next write start the WAL over, unless writes or reads went on
- * meanwhile. A WAL that grows all the same gets more passes, and at last a moment without writes. A WAL that is in use is
- * never truncated: one whose size stays is flushed twice as fast as one that grows.
+ * A pass copies frames back and lets the next write start the WAL over, unless writes or reads went on meanwhile. A WAL that
+ * grows all the same gets more passes, and at last a moment without writes, in which only the tail of the last pass is left to
+ * copy. A read that keeps it from starting over all the same is ended when the WAL has grown too far. A WAL that is in use
+ * is never truncated: one whose size stays is flushed twice as fast as one that grows.
  */
 import type { Clock } from "../clock.ts";
 import { Failure } from "../failure/failure.ts";
+import type { CheckpointRun } from "./log/checkpoint-run.ts";
 import type { EngineLimits, EngineLog } from "./options.ts";
 
 type CheckpointLimits = Pick<
@@ -16,6 +18,7 @@ type CheckpointLimits = Pick<
   | "checkpointPauseMsMax"
   | "checkpointConcurrencyMax"
   | "checkpointIdleMs"
+  | "readFramesMax"
 >;
 
 /** A database as checkpoints see it. */
@@ -26,11 +29,13 @@ export interface Checkpointed {
   readonly lastWriteMs: number;
   /** False when calls are running. */
   readonly isIdle: boolean;
-  /** Runs a checkpoint; the database cannot be closed meanwhile. Undefined when it takes none any more. */
-  checkpoint(mode: "passive" | "truncate"): Promise<{ readonly frames: number; readonly done: number }> | undefined;
+  /** The database cannot be closed until the run ends. Undefined when it takes no checkpoints any more. */
+  beginCheckpoint(): CheckpointRun | undefined;
   /** Holds new writes back and waits for the running ones; false when they did not end within `msMax`. */
   pauseWrites(msMax: number): Promise<boolean>;
   resumeWrites(): void;
+  /** Ends reads whose snapshot is older than so many frames; how many there were. */
+  endReads(frames: number): number;
   /** Stops the database: a flush of its files failed inside SQLite. */
   stop(problem: string, cause: unknown): void;
 }
@@ -43,17 +48,42 @@ export class WalState {
   fileFrames = 0;
   /** Frames after the last commit. */
   reportedFrames = 0;
+  /** Frames written since it is known, over all its lives. */
+  totalFrames = 0;
   /** Frames at which the next checkpoint is due. */
   dueFrames: number;
   isQueued = false;
+  readonly #firstDueFrames: number;
 
   constructor(dueFrames: number) {
     this.dueFrames = dueFrames;
+    this.#firstDueFrames = dueFrames;
+  }
+
+  /** After a commit; `frames` are in it then. */
+  report(frames: number): void {
+    const isRestarted = frames < this.reportedFrames;
+    this.totalFrames += isRestarted ? frames : frames - this.reportedFrames;
+    if (isRestarted) this.dueFrames = this.#firstDueFrames;
+    this.reportedFrames = frames;
+    this.frames = frames;
+    if (frames > this.fileFrames) this.fileFrames = frames;
+  }
+
+  /** The file is empty, or another one. */
+  reset(): void {
+    this.frames = 0;
+    this.fileFrames = 0;
+    this.reportedFrames = 0;
+    this.dueFrames = this.#firstDueFrames;
   }
 }
 
 /** Passes in a row that follow the writer's new frames before it is left alone or paused. */
 const passCountMax = 4;
+
+/** A tail that is copied so fast that writes may wait for it. */
+const tailFrames = 256;
 
 export class Checkpoints {
   readonly #limits: CheckpointLimits;
@@ -83,10 +113,7 @@ export class Checkpoints {
   /** To be called after every commit, with the frames that are then in the WAL. */
   committed(database: Checkpointed, frames: number): void {
     const { wal } = database;
-    if (frames < wal.reportedFrames) wal.dueFrames = this.#limits.checkpointFrames;
-    wal.reportedFrames = frames;
-    wal.frames = frames;
-    if (frames > wal.fileFrames) wal.fileFrames = frames;
+    wal.report(frames);
     if (frames >= wal.dueFrames) this.request(database);
   }
 
@@ -125,12 +152,26 @@ export class Checkpoints {
     }
   }
 
+  /** Copies everything back and empties the WAL, if nobody writes. For the end of a handle. */
+  async settle(database: Checkpointed): Promise<void> {
+    const run = database.beginCheckpoint();
+    if (run === undefined) return;
+    try {
+      await this.#empty(database, run);
+    } finally {
+      await run.end();
+    }
+  }
+
   async #run(database: Checkpointed): Promise<void> {
     const { wal } = database;
     const idleMs = this.#clock.now() - database.lastWriteMs;
+    const isIdle = database.isIdle && idleMs >= this.#limits.checkpointIdleMs;
+    const run = database.beginCheckpoint();
+    if (run === undefined) return;
     try {
-      if (database.isIdle && idleMs >= this.#limits.checkpointIdleMs) await this.#empty(database);
-      else await this.#bound(database);
+      if (isIdle) await this.#empty(database, run);
+      else await this.#bound(database, run);
     } catch (error) {
       // Tried again when the WAL has grown some more. A flush that failed inside SQLite is never tried again.
       wal.dueFrames = wal.reportedFrames + this.#step;
@@ -139,44 +180,66 @@ export class Checkpoints {
       } else {
         this.#log("warn", "a checkpoint failed; it is tried again later", { database: database.id, error });
       }
+    } finally {
+      await run.end();
     }
   }
 
-  async #bound(database: Checkpointed): Promise<void> {
+  async #bound(database: Checkpointed, run: CheckpointRun): Promise<void> {
+    const { checkpointPauseFrames, checkpointPauseMsMax, readFramesMax } = this.#limits;
     const { wal } = database;
-    for (let pass = 0; pass < passCountMax && wal.reportedFrames < this.#limits.checkpointPauseFrames; pass++) {
-      if ((await this.#pass(database, "passive")) === 0) break;
+    for (let pass = 0; pass < passCountMax; pass++) {
+      if ((await this.#pass(database, run)) <= tailFrames) break;
     }
     // When the next write starts the WAL over, its report puts this back.
     wal.dueFrames = wal.reportedFrames + this.#step;
     // All may be copied, and a write have come in between: then the WAL grows on, however often it is copied.
-    if (wal.reportedFrames < this.#limits.checkpointPauseFrames) return;
-    const paused = await database.pauseWrites(this.#limits.checkpointPauseMsMax);
+    if (wal.reportedFrames < checkpointPauseFrames) return;
+    const paused = await database.pauseWrites(checkpointPauseMsMax);
     try {
       // Also when somebody still writes: then it copies what there is.
-      const left = await this.#pass(database, "passive");
+      const left = await this.#pass(database, run);
       // Everything is copied and still it may not start over: a read is in the way, and pausing often does not help.
-      if (paused && left === 0) wal.dueFrames = wal.reportedFrames + this.#limits.checkpointPauseFrames;
+      if (paused && left === 0) wal.dueFrames = wal.reportedFrames + checkpointPauseFrames;
+    } finally {
+      database.resumeWrites();
+    }
+    if (wal.reportedFrames >= readFramesMax) this.#endReads(database);
+  }
+
+  /** Pauses have not let the WAL start over: reads that are as old as half of it are in the way. */
+  #endReads(database: Checkpointed): void {
+    const { reportedFrames } = database.wal;
+    const count = database.endReads(Math.floor(this.#limits.readFramesMax / 2));
+    if (count === 0) return;
+    this.#log("warn", "reads that kept a log from being emptied were ended", {
+      database: database.id,
+      reads: count,
+      frames: reportedFrames,
+    });
+    // They are gone with the next look.
+    database.wal.dueFrames = reportedFrames + this.#step;
+  }
+
+  async #empty(database: Checkpointed, run: CheckpointRun): Promise<void> {
+    const paused = await database.pauseWrites(this.#limits.checkpointPauseMsMax);
+    try {
+      if (!paused || (await this.#pass(database, run)) > 0) return;
+      const counts = await run.truncate();
+      if (counts === undefined || counts.frames > 0) return;
+      database.wal.reset();
+      this.#large.delete(database);
     } finally {
       database.resumeWrites();
     }
   }
 
-  async #empty(database: Checkpointed): Promise<void> {
-    const { wal } = database;
-    if ((await this.#pass(database, "truncate")) > 0) return;
-    wal.fileFrames = 0;
-    wal.reportedFrames = 0;
-    wal.dueFrames = this.#limits.checkpointFrames;
-    this.#large.delete(database);
-  }
-
   /** Frames that are not copied back after it. */
-  async #pass(database: Checkpointed, mode: "passive" | "truncate"): Promise<number> {
-    const running = database.checkpoint(mode);
-    if (running === undefined) return 0;
-    const { frames, done } = await running;
+  async #pass(database: Checkpointed, run: CheckpointRun): Promise<number> {
+    const counts = await run.pass();
+    if (counts === undefined) return Number.POSITIVE_INFINITY;
     this.#done++;
+    const { frames, done } = counts;
     if (done < frames) return frames - done;
     database.wal.frames = 0;
     return 0;

@@ -14,6 +14,8 @@ export class HeldCursor implements QueryCursor {
   readonly #options: CallOptions;
   readonly #holder: CursorHolder;
   #isOver = false;
+  /** Why the engine has ended it. */
+  #expired: Error | undefined;
 
   constructor(cursor: QueryCursor, holder: CursorHolder, options: CallOptions) {
     this.#cursor = cursor;
@@ -26,18 +28,26 @@ export class HeldCursor implements QueryCursor {
   }
 
   async next(): Promise<Uint8Array | undefined> {
+    if (this.#expired !== undefined) throw this.#expired;
     try {
       const chunk = await this.#cursor.next();
       if (chunk === undefined) this.#end();
       return chunk;
     } catch (error) {
       this.#end();
-      throw this.#holder.causeOf(error, this.#options);
+      throw this.#expired ?? this.#holder.causeOf(error, this.#options);
     }
   }
 
   summary(): { readonly rowCount: bigint; readonly elapsedNs: bigint } {
     return this.#cursor.summary();
+  }
+
+  /** Ends it; its reader is told so with the next chunk that it asks for. */
+  expire(failure: Error): void {
+    if (this.#isOver) return;
+    this.#expired = failure;
+    this.close();
   }
 
   close(): void {

@@ -11,7 +11,7 @@ import {
   type QueryOptions,
   type RequestRecord,
 } from "../sqlite/executor.ts";
-import type { Catalog, CatalogRow, Touch } from "./catalog.ts";
+import type { Catalog, CatalogRow, SyncColumns, Touch } from "./catalog.ts";
 import type { Checkpointed, Checkpoints, WalState } from "./checkpoints.ts";
 import { type CursorHolder, HeldCursor } from "./cursor.ts";
 import type { DatabaseStateName, DurabilityLevel, EngineAnswer, EngineQuery, Position } from "./engine.ts";
@@ -19,16 +19,14 @@ import { type Facts, factsOf } from "./facts.ts";
 import { localStageFailure, requireStage } from "./failures.ts";
 import type { Flusher } from "./flusher.ts";
 import type { Folder } from "./folder.ts";
-import { Head } from "./head.ts";
+import { Head, type HeadStage } from "./head.ts";
+import { CheckpointRun } from "./log/checkpoint-run.ts";
+import { DatabaseLog, type LogHost } from "./log/database-log.ts";
 import type { EngineLimits, EngineLog } from "./options.ts";
+import type { HeadFiles } from "./placement/head-files.ts";
+import { RequestCount } from "./placement/usage.ts";
 import { PositionWaits } from "./position-waits.ts";
 import { WriteGate } from "./write-gate.ts";
-
-/** Sequences are reserved on disk in steps of this many, so that none is given out twice whatever happens. */
-export const sequenceStep = 2 ** 24;
-
-/** A new step is reserved when fewer than this many are left: more than the calls that may be running. */
-const sequenceMargin = 2 ** 16;
 
 const retryAfterMs = 100;
 
@@ -40,8 +38,18 @@ export interface DatabaseHost {
   readonly log: EngineLog;
   readonly catalog: Catalog;
   readonly folder: Folder;
+  readonly files: HeadFiles;
+  /** Calls within this time count for placement. */
+  readonly requestWindowMs: number;
   readonly flusher: Flusher;
   readonly checkpoints: Checkpoints;
+  readonly logs: LogHost;
+  /** Whether the batches of databases are carried to the remote stage. */
+  readonly isCarried: boolean;
+  /** Called when so many calls have come within the window that the database may move closer. */
+  wanted(database: HostedDatabase): void;
+  /** That many calls. */
+  readonly wantedCount: number;
   /** Called at the first use after `takeTouch`. */
   touched(database: HostedDatabase): void;
   /** A number that no other handle of this engine has. */
@@ -60,24 +68,33 @@ export type WriteKind = "execute" | "batch" | "script";
 export class HostedDatabase implements Checkpointed {
   readonly id: string;
   readonly lineage: string;
-  readonly wal: WalState;
+  wal: WalState;
+  readonly log: DatabaseLog;
   lastWriteMs = 0;
   /** True while it has been used since the last look for one to drop. */
   recentlyUsed = true;
   readonly #host: DatabaseHost;
   #head: Head;
+  /** Ends when the head before is closed, and what it had in its WAL is in its file. */
+  #retiring: Promise<void> | undefined;
+  #retired: Head | undefined;
+  readonly #requests: RequestCount;
   #facts: Facts;
   #row: CatalogRow;
   #factsWork: Promise<unknown> = Promise.resolve();
   readonly #handle: number;
   #commits = 0;
-  #sequence: number;
   #position: Position;
   #lastAccessTimeMs: number;
   #isTouched = false;
+  #isWanted = false;
   #calls = 0;
   readonly #gate: WriteGate;
   readonly #idleWaits: (() => void)[] = [];
+  /** Something was committed since the last flush began. */
+  #isUnflushed = false;
+  /** Queries and transactions that are open. */
+  readonly #holds = new Set<Hold>();
   readonly #positionWaits: PositionWaits;
   /** Why it is stopped: a fault of its files. */
   #fault: Failure | undefined;
@@ -92,15 +109,29 @@ export class HostedDatabase implements Checkpointed {
     this.#handle = host.nextHandle();
     this.#facts = factsOf(row);
     this.#row = row;
-    this.#sequence = row.sequence;
     this.#position = { lineage: row.lineage, sequence: BigInt(row.sequence) };
     this.#lastAccessTimeMs = row.lastAccessTimeMs;
     this.#gate = new WriteGate(host.clock);
     this.#positionWaits = new PositionWaits(row.id, host.limits, host.clock);
-    const path = host.folder.filePath(row.id);
-    const { id, foreignKeys } = row;
-    this.#head = new Head({ id, stage: "local", path, foreignKeys }, host.executors, host.flusher);
+    this.#requests = new RequestCount(host.requestWindowMs);
+    const { id, lineage, foreignKeys } = row;
+    const stage = row.head === "memory" ? "memory" : "local";
+    this.#head = new Head(
+      { id, lineage, stage, path: host.files.path(row), foreignKeys },
+      host.executors,
+      host.flusher,
+    );
     this.wal = host.checkpoints.newWal();
+    this.log = new DatabaseLog(host.logs, {
+      id,
+      folderPath: host.folder.logPath(id),
+      head: this.#head,
+      position: BigInt(row.sequence),
+      baseTxid: BigInt(row.baseTxid),
+      durableTxid: BigInt(row.durableSequence),
+      isCarried: host.isCarried,
+      onFault: (problem, cause) => this.stop(problem, cause),
+    });
     if (row.state === "faulted") {
       this.#fault = faulted(row.id, "its files are damaged or could not be flushed; see the log");
       this.#refusal = this.#fault;
@@ -120,14 +151,30 @@ export class HostedDatabase implements Checkpointed {
     return this.#calls === 0;
   }
 
-  /** Where the database is: everything answered so far is in it. */
+  /** Where the database is: the batch that holds everything answered so far, or will hold it. */
   get position(): Position {
+    const sequence = this.log.position;
+    if (sequence !== this.#position.sequence) this.#position = { lineage: this.lineage, sequence };
     return this.#position;
   }
 
   /** Differs after every commit, and from that of every other handle of this engine. */
   get version(): string {
     return `${this.lineage}-${this.#handle}-${this.#commits}`;
+  }
+
+  get headStage(): HeadStage {
+    return this.#head.stage;
+  }
+
+  /** Calls within the window. */
+  get requestCount(): number {
+    return this.#requests.count(this.#host.clock.now());
+  }
+
+  /** Bytes of the head's file and of its WAL. */
+  get sizeBytes(): number {
+    return this.#host.folder.sizeBytesOf(this.#head.path);
   }
 
   get lastAccessTimeMs(): number {
@@ -201,7 +248,7 @@ export class HostedDatabase implements Checkpointed {
     try {
       this.#use();
       if (minPosition !== undefined) await this.reach(minPosition, options);
-      const position = this.#position;
+      const { position } = this;
       const head = this.#head;
       head.enter();
       try {
@@ -222,12 +269,15 @@ export class HostedDatabase implements Checkpointed {
     try {
       this.#use();
       if (minPosition !== undefined) await this.reach(minPosition, options);
-      const position = this.#position;
+      const { position } = this;
       const head = this.#head;
       head.enter();
       try {
         const cursor = await head.executor.query(statement, options);
-        return { position, cursor: new HeldCursor(cursor, new Hold(this, head), options) };
+        const hold = this.#hold(head);
+        const held = new HeldCursor(cursor, hold, options);
+        hold.expire = (failure) => held.expire(failure);
+        return { position, cursor: held };
       } catch (error) {
         head.leave();
         throw error;
@@ -244,12 +294,12 @@ export class HostedDatabase implements Checkpointed {
     if (minPosition !== undefined) await this.reach(minPosition, options);
     if (readWrite) await this.beginWrite();
     const head = this.#head;
-    const before = this.#position;
+    const before = this.position;
     head.enter();
     try {
       const transaction = await head.executor.begin(readWrite, options);
       // With the write lock held nothing is committed between here and the first statement.
-      return { snapshot: readWrite ? this.#position : before, transaction, hold: new Hold(this, head) };
+      return { snapshot: readWrite ? this.position : before, transaction, hold: this.#hold(head) };
     } catch (error) {
       head.leave();
       if (readWrite) this.endWrite();
@@ -257,23 +307,29 @@ export class HostedDatabase implements Checkpointed {
     }
   }
 
-  /** Before a write is sent: waits while writes are paused, sees to it that there are sequences to give out. */
+  #hold(head: Head): Hold {
+    const hold = new Hold(this, head, this.wal.totalFrames, () => this.#holds.delete(hold));
+    this.#holds.add(hold);
+    return hold;
+  }
+
+  /** Before a write is sent: waits while writes are paused, or the log is not read yet. */
   beginWrite(): Promise<void> | undefined {
     this.#use();
     if (this.#facts.successor !== undefined) this.#refuseWhileRestored();
     if (this.#gate.closed !== undefined) return this.#beginWriteLater();
-    if (this.wal.frames > this.#host.limits.walFramesMax) this.#refuseWrite();
-    if (this.#sequence + sequenceMargin > this.#facts.sequenceReserved) return this.#beginWriteLater();
+    if (this.log.load() !== undefined) return this.#beginWriteLater();
+    this.#requireRoom();
     this.#countWrite();
     return undefined;
   }
 
   async #beginWriteLater(): Promise<void> {
+    await this.log.load();
     while (this.#gate.closed !== undefined) await this.#gate.closed;
     if (this.#refusal !== undefined) throw this.#refusal;
     if (this.#facts.successor !== undefined) this.#refuseWhileRestored();
-    if (this.wal.frames > this.#host.limits.walFramesMax) this.#refuseWrite();
-    if (this.#sequence + sequenceMargin > this.#facts.sequenceReserved) await this.#reserve();
+    this.#requireRoom();
     this.#countWrite();
   }
 
@@ -299,7 +355,7 @@ export class HostedDatabase implements Checkpointed {
     const nothingCommitted = error instanceof CallCancelled || (error instanceof Failure && !mayHaveCommitted);
     // A cancelled call is answered before its statement is over: what it did shows in the version at the latest here.
     this.#commits++;
-    if (!nothingCommitted) this.#advance();
+    if (!nothingCommitted) this.#advance(undefined);
     if (!(error instanceof Failure)) return error;
     if (error.facts["sqliteCode"]?.endsWith("_FSYNC")) return this.stop("a flush of its files failed", error);
     if (error.reason === "DATA_CORRUPT") {
@@ -318,17 +374,17 @@ export class HostedDatabase implements Checkpointed {
   /** Takes a write's result into the position. */
   committed(result: CallResult): EngineAnswer {
     if (result.committed) {
-      this.#advance();
+      this.#advance(result.walFrames);
       this.#host.checkpoints.committed(this, result.walFrames);
     }
-    return { body: result.body, position: this.#position, durablePosition: undefined };
+    return { body: result.body, position: this.position, durablePosition: undefined };
   }
 
   /** Waits until the database is at `position`. */
   async reach(position: Position, options: CallOptions): Promise<void> {
     if (position.lineage !== this.lineage) throw new Failure("LINEAGE_CHANGED", { lineage: this.lineage });
-    if (position.sequence <= this.#position.sequence) return;
-    await this.#positionWaits.wait(position.sequence, () => this.#position.sequence, options);
+    if (position.sequence <= this.log.position) return;
+    await this.#positionWaits.wait(position.sequence, () => this.log.position, options);
   }
 
   /** Changes the facts, on disk first. Changes run one after another. */
@@ -361,13 +417,18 @@ export class HostedDatabase implements Checkpointed {
     return work;
   }
 
+  /** From here on `wanted` may be called again. */
+  takeWanted(): void {
+    this.#isWanted = false;
+  }
+
   /** What is to be written to the catalog of the time since the last call. */
   takeTouch(): Touch {
     this.#isTouched = false;
     return {
       id: this.id,
-      sequence: this.#sequence,
-      sizeBytes: this.#host.folder.sizeBytes(this.id),
+      sequence: Number(this.log.position),
+      sizeBytes: this.sizeBytes,
       lastAccessTimeMs: this.#lastAccessTimeMs,
     };
   }
@@ -377,15 +438,20 @@ export class HostedDatabase implements Checkpointed {
     this.#isClosed = true;
     this.#refusal ??= refusal;
     this.#host.checkpoints.forget(this);
+    // Nobody else would do it any more.
+    if (this.#isUnflushed && this.#fault === undefined) await this.#flush();
+    await this.log.stop();
     await this.#head.close(force);
+    if (force) await this.#retired?.executor.close(true);
+    await this.#retiring;
   }
 
   /** Makes the last writes durable and the WAL small, as far as that can be done. */
   async settle(): Promise<void> {
     if (this.#fault !== undefined || this.wal.fileFrames === 0) return;
-    // SQLite flushes before it copies; this is for what it cannot copy.
+    // Before frames are copied they are flushed; this is for what cannot be copied.
     await this.#flush();
-    await this.#head.executor.checkpoint("truncate");
+    await this.#host.checkpoints.settle(this);
   }
 
   stop(problem: string, cause: unknown): Failure {
@@ -401,15 +467,28 @@ export class HostedDatabase implements Checkpointed {
     return this.#fault;
   }
 
-  checkpoint(mode: "passive" | "truncate"): Promise<{ readonly frames: number; readonly done: number }> | undefined {
+  beginCheckpoint(): CheckpointRun | undefined {
     if (this.#refusal !== undefined) return undefined;
     const head = this.#head;
     this.enter();
     head.enter();
-    return head.executor.checkpoint(mode).finally(() => {
+    return new CheckpointRun(head, this.log, this.#host.logs.failPoints, () => {
       head.leave();
       this.leave();
     });
+  }
+
+  endReads(frames: number): number {
+    const before = this.wal.totalFrames - frames;
+    const old = [...this.#holds].filter((hold) => hold.head === this.#head && hold.beganAtFrames < before);
+    let count = 0;
+    for (const { expire, beganAtFrames } of old) {
+      if (expire === undefined) continue;
+      const age = String(this.wal.totalFrames - beganAtFrames);
+      expire(new Failure("SNAPSHOT_TOO_OLD", { database: this.id, frames: age }));
+      count++;
+    }
+    return count;
   }
 
   pauseWrites(msMax: number): Promise<boolean> {
@@ -418,6 +497,68 @@ export class HostedDatabase implements Checkpointed {
 
   resumeWrites(): void {
     this.#gate.resume();
+  }
+
+  /**
+   * Makes another file the head: writes are paused, and the file holds what this one does, exactly. Reads that run end in the
+   * old one, which is folded then, or removed when it is in memory.
+   */
+  switchHead(stage: HeadStage, path: string): void {
+    const { executors, flusher, checkpoints } = this.#host;
+    const before = this.#head;
+    const { id, lineage, foreignKeys } = this.#facts;
+    this.#head = new Head({ id, lineage, stage, path, foreignKeys }, executors, flusher);
+    this.log.rebase(this.#head);
+    checkpoints.forget(this);
+    this.wal = checkpoints.newWal();
+    this.#retired = before;
+    const retiring = this.#retire(before).catch((error: unknown) => {
+      this.#host.log("warn", "the file that a database was moved from could not be put in order", {
+        database: id,
+        error,
+      });
+    });
+    this.#retiring = retiring;
+    void retiring.then(() => {
+      if (this.#retiring !== retiring) return;
+      this.#retiring = undefined;
+      this.#retired = undefined;
+    });
+  }
+
+  /** Resolves true when nothing is left of the head before, false after `msMax`. */
+  async whenRetired(msMax: number): Promise<boolean> {
+    if (this.#retiring === undefined) return true;
+    if (msMax <= 0) return false;
+    const isOver = Promise.withResolvers<boolean>();
+    const cancelTimer = this.#host.clock.after(msMax, () => isOver.resolve(false));
+    void this.#retiring.then(() => isOver.resolve(true));
+    const isRetired = await isOver.promise;
+    cancelTimer();
+    return isRetired;
+  }
+
+  /** Notes that it was moved between stages just now. */
+  moved(): void {
+    this.#row = { ...this.#row, movedAtMs: this.#host.clock.wallMs() };
+    this.#save();
+  }
+
+  async #retire(head: Head): Promise<void> {
+    const { files } = this.#host;
+    await head.whenUnused();
+    if (head.stage === "memory") {
+      await head.close(false);
+      await files.removeMemory(this.id, this.lineage);
+      return;
+    }
+    await head.walFile.beforeCopy();
+    const { frames, done } = await head.executor.checkpoint("passive");
+    if (done < frames) throw new Error(`${frames - done} frames of its log were not copied back`);
+    // All of its WAL is in the file, flushed: it goes, and must not come back by the redo log.
+    await head.walFile.forget();
+    await head.close(false);
+    await files.fold(this.id, head.path);
   }
 
   /** Sees to it that nothing more is done to the files of a stopped database, also when its handle is dropped. */
@@ -433,32 +574,34 @@ export class HostedDatabase implements Checkpointed {
   /** At the beginning of every call: refuses when the database is stopped, keeps the time. */
   #use(): void {
     if (this.#refusal !== undefined) throw this.#refusal;
-    this.#lastAccessTimeMs = this.#host.clock.wallMs();
+    const { clock, wantedCount } = this.#host;
+    this.#lastAccessTimeMs = clock.wallMs();
+    if (this.#requests.add(clock.now()) >= wantedCount && !this.#isWanted) {
+      this.#isWanted = true;
+      this.#host.wanted(this);
+    }
     this.recentlyUsed = true;
     if (this.#isTouched) return;
     this.#isTouched = true;
     this.#host.touched(this);
   }
 
-  #advance(): void {
+  /** Something was committed, or may have been. */
+  #advance(walFrames: number | undefined): void {
     this.#commits++;
-    const sequence = ++this.#sequence;
-    this.#position = { lineage: this.lineage, sequence: BigInt(sequence) };
-    this.#positionWaits.reached(sequence);
+    this.#isUnflushed = true;
+    this.#positionWaits.reached(Number(this.log.committed(walFrames)));
   }
 
-  async #reserve(): Promise<void> {
-    await this.changeFacts((facts) =>
-      this.#sequence + sequenceMargin > facts.sequenceReserved
-        ? { ...facts, sequenceReserved: facts.sequenceReserved + sequenceStep }
-        : facts,
-    );
-  }
-
+  /** What is committed is on the local disk when it resolves. */
   async #flush(): Promise<void> {
+    const head = this.#head;
+    this.#isUnflushed = false;
     try {
-      await this.#head.walFile.flush();
+      if (head.isVolatile) await this.log.seal();
+      else await head.walFile.flush(this.wal.reportedFrames);
     } catch (error) {
+      if (error instanceof Failure && error.reason === "STAGE_FULL") throw error;
       throw this.stop("a flush of its log failed", error);
     }
   }
@@ -468,9 +611,19 @@ export class HostedDatabase implements Checkpointed {
     throw new Failure("DATABASE_READ_ONLY", { database: this.id, operation });
   }
 
-  /** A long read keeps the WAL from starting over. The checkpoint tells when that is over. */
-  #refuseWrite(): never {
+  /** Refuses a write when the WAL may not grow any more. */
+  #requireRoom(): void {
+    const { frames } = this.wal;
+    const { walFramesMax, checkpointPauseFrames } = this.#host.limits;
+    // What is not in the log cannot be copied back, and the disk is full.
+    if (this.log.problem !== undefined && frames > checkpointPauseFrames) this.#refuseWrite(this.log.problem);
+    if (frames > walFramesMax) this.#refuseWrite(undefined);
+  }
+
+  /** The next checkpoint tells when what is in the way is over: a long read, or a full disk. */
+  #refuseWrite(problem: Failure | undefined): never {
     this.#host.checkpoints.request(this);
+    if (problem !== undefined) throw problem;
     throw new Failure(
       "DATABASE_BUSY",
       { database: this.id, problem: "a long read keeps its log from being emptied" },
@@ -487,10 +640,12 @@ export class HostedDatabase implements Checkpointed {
   #save(): void {
     this.#row = {
       ...this.#row,
+      // Syncing writes its columns by itself.
+      ...syncColumnsOf(this.#host.catalog.get(this.id)),
       ...this.#facts,
       state: this.state,
-      sequence: this.#sequence,
-      sizeBytes: this.#host.folder.sizeBytes(this.id),
+      sequence: Number(this.log.position),
+      sizeBytes: this.sizeBytes,
       lastAccessTimeMs: this.#lastAccessTimeMs,
     };
     this.#host.catalog.put(this.#row);
@@ -498,17 +653,25 @@ export class HostedDatabase implements Checkpointed {
 }
 
 /** A database and the head that something was sent to, in use until it is left. */
-class Hold implements CursorHolder {
+export class Hold implements CursorHolder {
+  /** Frames that had been written when it began. */
+  readonly beganAtFrames: number;
+  /** Ends what only reads when its snapshot is too old; undefined for what may write, and holds the write lock. */
+  expire: ((failure: Failure) => void) | undefined;
+  readonly head: Head;
   readonly #database: HostedDatabase;
-  readonly #head: Head;
+  readonly #onLeave: () => void;
 
-  constructor(database: HostedDatabase, head: Head) {
+  constructor(database: HostedDatabase, head: Head, beganAtFrames: number, onLeave: () => void) {
+    this.beganAtFrames = beganAtFrames;
+    this.head = head;
     this.#database = database;
-    this.#head = head;
+    this.#onLeave = onLeave;
   }
 
   leave(): void {
-    this.#head.leave();
+    this.#onLeave();
+    this.head.leave();
     this.#database.leave();
   }
 
@@ -518,6 +681,12 @@ class Hold implements CursorHolder {
 }
 
 const walFrameHeaderBytes = 24;
+
+function syncColumnsOf(row: CatalogRow | undefined): SyncColumns {
+  if (row === undefined) return {};
+  const { durableSequence, manifestVersion, upkeepAtMs, isFenced } = row;
+  return { durableSequence, manifestVersion, upkeepAtMs, isFenced };
+}
 
 /**
  * A request id means something in one database alone, and the records of a database go with its file into its forks: so they

@@ -28,8 +28,6 @@ export interface Facts {
   readonly foreignKeys: boolean;
   /** Grows with every change of labels and SQL options. */
   readonly etagVersion: number;
-  /** No sequence above this has been given out. */
-  readonly sequenceReserved: number;
   readonly createRecord: CreateRecord | undefined;
   /** Where the policy, or a caller, has placed it. A remote database has a local head while it is used. */
   readonly stage: StageName;
@@ -48,7 +46,7 @@ export interface Facts {
 
 /** The facts among the columns of a row. */
 export function factsOf(row: Facts): Facts {
-  const { id, lineage, createTimeMs, labels, foreignKeys, etagVersion, sequenceReserved, createRecord } = row;
+  const { id, lineage, createTimeMs, labels, foreignKeys, etagVersion, createRecord } = row;
   const { stage, head, baseTxid, remotePrefix, pin, successor } = row;
   return {
     id,
@@ -57,7 +55,6 @@ export function factsOf(row: Facts): Facts {
     labels,
     foreignKeys,
     etagVersion,
-    sequenceReserved,
     createRecord,
     stage,
     head,
@@ -83,7 +80,6 @@ const factsSchema = z.object({
   labels,
   foreignKeys: z.boolean(),
   etagVersion: count,
-  sequenceReserved: count,
   createRecord: z
     .object({ id: z.string(), method: z.string(), hash: z.string(), labels, foreignKeys: z.boolean() })
     .optional(),

@@ -1,12 +1,15 @@
 /** A head: the file that a database's calls run in, with the executors and the WAL that belong to it. */
 import type { ExecutorDatabase, Executors } from "../sqlite/executor.ts";
 import type { Flusher, WalFile } from "./flusher.ts";
+import type { LogHead } from "./log/batch.ts";
+import { redoKey } from "./log/redo.ts";
 
 /** Where a head may be. */
 export type HeadStage = "memory" | "local";
 
 export interface HeadFile {
   readonly id: string;
+  readonly lineage: string;
   readonly stage: HeadStage;
   /** Absolute path of the database file. */
   readonly path: string;
@@ -17,7 +20,7 @@ export interface HeadFile {
  * A database has one head at a time and may get another one while calls are running: those `enter` the head that they were
  * sent to and end there. Writes are drained before a switch, so that only reads outlive it.
  */
-export class Head {
+export class Head implements LogHead {
   readonly stage: HeadStage;
   readonly path: string;
   readonly executor: ExecutorDatabase;
@@ -26,11 +29,19 @@ export class Head {
   #onUnused: (() => void) | undefined;
 
   constructor(file: HeadFile, executors: Executors, flusher: Flusher) {
-    const { id, stage, path, foreignKeys } = file;
+    const { id, lineage, stage, path, foreignKeys } = file;
     this.stage = stage;
     this.path = path;
     this.executor = executors.open({ id, path, foreignKeys });
-    this.walFile = flusher.wal(path);
+    this.walFile = flusher.wal(path, stage === "local" ? redoKey(id, lineage) : undefined);
+  }
+
+  get isVolatile(): boolean {
+    return this.stage === "memory";
+  }
+
+  flush(): Promise<void> {
+    return this.walFile.flush();
   }
 
   enter(): void {

@@ -1,9 +1,10 @@
 /** The engine of one local folder: which databases there are, and everything between a call and its executor. */
+import { noFailPoints } from "../fail-points.ts";
 import { Failure, type FieldViolation, fieldInvalid } from "../failure/failure.ts";
 import type { CallOptions, Cancel, QueryOptions, RequestRecord } from "../sqlite/executor.ts";
 import { Catalog, type CatalogRow, newRowColumns, type PageKey, type Touch } from "./catalog.ts";
 import { Checkpoints } from "./checkpoints.ts";
-import { HostedDatabase, sequenceStep, type WriteKind } from "./database.ts";
+import { HostedDatabase, type WriteKind } from "./database.ts";
 import type {
   CreateDatabaseInput,
   DatabaseInfo,
@@ -21,7 +22,7 @@ import type {
   StageInfo,
   UpdateDatabaseInput,
 } from "./engine.ts";
-import type { Facts } from "./facts.ts";
+import { type Facts, factsOf } from "./facts.ts";
 import { databaseNotFound, localStageFailure, requireStage } from "./failures.ts";
 import { nodeFileSystem } from "./file-system.ts";
 import { filterCondition, parseFilter, parseOrder } from "./filter.ts";
@@ -29,11 +30,16 @@ import { Flusher } from "./flusher.ts";
 import { Folder } from "./folder.ts";
 import { Handles, type HandlesHost } from "./handles.ts";
 import { KeyedLock } from "./keyed-lock.ts";
+import { parseRedoKey, Redo, redoFolder } from "./log/redo.ts";
+import { SealSlots } from "./log/seal-slots.ts";
 import { idRule, isDatabaseId, labelViolations } from "./names.ts";
 import { Operations } from "./operations.ts";
+import { HeadFiles } from "./placement/head-files.ts";
+import { localOnly, Placement } from "./placement/placement.ts";
 import type { EngineOptions } from "./options.ts";
 import { effectivePageSize, makePageToken, readPageToken } from "./page-token.ts";
 import { reconcile } from "./reconcile.ts";
+import { type OpenedSync, openSync } from "./sync/open-sync.ts";
 import { HeldTransaction } from "./transaction.ts";
 import type { CallWait } from "./waiting.ts";
 
@@ -58,9 +64,23 @@ export async function openEngine(options: EngineOptions): Promise<Engine> {
   const catalog = Catalog.open(directoryPath);
   try {
     const folder = new Folder(directoryPath, fileSystem, () => hex(8));
-    await reconcile({ catalog, folder, log, newLineage: () => hex(8), nowMs: clock.wallMs() });
-    const flusher = new Flusher(fileSystem, clock, options.limits);
-    return new LocalEngine(options, catalog, folder, flusher, () => hex(8));
+    const failPoints = options.failPoints ?? noFailPoints;
+    // WALs first: what is looked at afterwards is what the databases will have.
+    const redo = await Redo.open({
+      fileSystem,
+      folderPath: redoFolder(directoryPath),
+      fileBytes: options.limits.redoFileBytes,
+      log,
+      failPoints,
+      walPath: (key) => walPathOf(folder, key),
+    });
+    const memoryPath = options.stages?.memory?.directoryPath;
+    const files = new HeadFiles({ fileSystem, folder, executors: options.executors, clock, failPoints, memoryPath });
+    await reconcile({ catalog, fileSystem, folder, files, log, newLineage: () => hex(8), nowMs: clock.wallMs() });
+    const flusher = new Flusher(fileSystem, clock, options.limits, failPoints, redo);
+    const engine = new LocalEngine(options, { catalog, folder, files, flusher, newLineage: () => hex(8) });
+    await engine.start();
+    return engine;
   } catch (error) {
     catalog.distrust();
     catalog.close();
@@ -68,13 +88,33 @@ export async function openEngine(options: EngineOptions): Promise<Engine> {
   }
 }
 
+/** Where a WAL of the redo log is; undefined when its database is gone. A base may have its last frames in a WAL, too. */
+async function walPathOf(folder: Folder, key: string): Promise<string | undefined> {
+  const named = parseRedoKey(key);
+  if (named === undefined || !isDatabaseId(named.id)) return undefined;
+  const { facts, hasData } = await folder.inspect(named.id);
+  if (facts?.lineage !== named.lineage || !hasData) return undefined;
+  return `${folder.filePath(named.id)}-wal`;
+}
+
+/** What is opened before the engine. */
+interface EngineParts {
+  readonly catalog: Catalog;
+  readonly folder: Folder;
+  readonly files: HeadFiles;
+  readonly flusher: Flusher;
+  readonly newLineage: () => string;
+}
+
 class LocalEngine implements Engine {
   readonly sqliteVersion: string;
   readonly #host: HandlesHost;
   readonly #handles: Handles;
+  readonly #carrying: OpenedSync;
   readonly #newLineage: () => string;
   readonly #pageSecret: Buffer;
   readonly #operations: Operations;
+  readonly #placement: Placement;
   /** No other engine has it: what this one says of versions is compared with nothing that another one said. */
   readonly #bootNonce: string;
   readonly #lock = new KeyedLock();
@@ -85,11 +125,16 @@ class LocalEngine implements Engine {
   #isClosing = false;
   #closed: Promise<void> | undefined;
   readonly #cancelTimer: () => void;
+  readonly #syncGraceMs: number;
 
-  constructor(options: EngineOptions, catalog: Catalog, folder: Folder, flusher: Flusher, newLineage: () => string) {
+  constructor(options: EngineOptions, { catalog, folder, files, flusher, newLineage }: EngineParts) {
     const { executors, clock, limits, log, random } = options;
     this.sqliteVersion = executors.sqliteVersion;
     let handles = 0;
+    const stages = options.stages ?? localOnly;
+    const { settings } = stages;
+    const failPoints = options.failPoints ?? noFailPoints;
+    const fileSystem = options.fileSystem ?? nodeFileSystem;
     this.#host = {
       executors,
       clock,
@@ -98,23 +143,54 @@ class LocalEngine implements Engine {
       catalog,
       folder,
       flusher,
+      logs: { fileSystem, clock, log, failPoints, slots: new SealSlots(fileSystem, limits) },
+      isCarried: options.sync !== undefined && options.remote !== undefined,
+      files,
+      requestWindowMs: settings.requestWindowMs,
+      wantedCount: settings.autoMovement ? settings.requestCountThreshold : Number.POSITIVE_INFINITY,
+      wanted: (database) => this.#placement.wanted(database),
       checkpoints: new Checkpoints(limits, clock, log),
       touched: (database) => this.#touched.add(database),
-      row: (id) => this.#row(id),
-      bring: () => undefined,
-      mayDrop: () => true,
+      row: (id) => this.#findRow(id),
+      bring: (row) => this.#placement.bring(row),
+      mayDrop: ({ id }) => !this.#carrying.sync.isBusy(id),
       dropped: (database) => this.#dropped(database),
       nextHandle: () => ++handles,
       operationOf: (id) => this.#operations.lockedBy(id),
     };
     this.#handles = new Handles(this.#host);
+    this.#carrying = openSync(options, {
+      catalog,
+      folder,
+      enterHead: (id) => this.#handles.enterHead(id),
+      writeCatalog: (write) => this.#writeCatalog(write),
+    });
     this.#bootNonce = newLineage();
     this.#newLineage = newLineage;
     this.#pageSecret = catalog.secret("page_token_secret", () => random(32));
     const { operations: store } = catalog;
     this.#operations = new Operations({ store, clock, limits, log, random, pageSecret: this.#pageSecret });
+    this.#placement = new Placement({
+      ...this.#host,
+      fileSystem,
+      failPoints,
+      directoryPath: options.directoryPath,
+      handles: this.#handles,
+      operations: this.#operations,
+      sync: this.#carrying.sync,
+      remote: options.remote,
+      carriesByItself: options.sync?.isAutomatic ?? false,
+      stages,
+    });
     this.#operations.recover(() => undefined);
+    this.#syncGraceMs = options.sync?.closeGraceMs ?? 0;
     this.#cancelTimer = clock.every(limits.tidyMs, () => this.#tidy());
+  }
+
+  /** Begins the work that no call asks for. */
+  async start(): Promise<void> {
+    await this.#placement.open();
+    this.#carrying.start();
   }
 
   async createDatabase(input: CreateDatabaseInput): Promise<DatabaseInfo> {
@@ -122,8 +198,8 @@ class LocalEngine implements Engine {
     this.#checkCreate(input);
     return this.#lock.run(id, async () => {
       this.#refuseWhenClosing();
-      const { catalog, clock } = this.#host;
-      const row = catalog.get(id);
+      const { clock } = this.#host;
+      const row = await this.#find(id);
       if (row !== undefined) return this.#answerRepeatedCreate(input, row);
 
       const nowMs = clock.wallMs();
@@ -134,7 +210,6 @@ class LocalEngine implements Engine {
         labels: { ...labels },
         foreignKeys: input.foreignKeys,
         etagVersion: 1,
-        sequenceReserved: sequenceStep,
         createRecord: input.request && { ...input.request, labels: { ...labels }, foreignKeys: input.foreignKeys },
         stage: "local",
         head: "local",
@@ -158,13 +233,14 @@ class LocalEngine implements Engine {
       } catch (error) {
         throw localStageFailure(error);
       }
+      this.#carrying.sync.factsChanged(id);
       return infoOf(created);
     });
   }
 
   async getDatabase(id: string): Promise<DatabaseInfo> {
     this.#refuseWhenClosing();
-    const row = this.#row(id);
+    const row = await this.#findRow(id);
     return this.#presentInfo({ ...row, sizeBytes: this.#host.folder.sizeBytes(id) });
   }
 
@@ -221,7 +297,7 @@ class LocalEngine implements Engine {
   async deleteDatabase(id: string, etag: string | undefined, allowMissing: boolean): Promise<void> {
     await this.#lock.run(id, async () => {
       this.#refuseWhenClosing();
-      const row = this.#host.catalog.get(id);
+      const row = await this.#find(id);
       if (row === undefined) {
         if (allowMissing && isDatabaseId(id)) return;
         throw databaseNotFound(id);
@@ -305,6 +381,8 @@ class LocalEngine implements Engine {
         onEnd: (ended) => this.#transactions.delete(ended),
       });
       this.#transactions.add(held);
+      // One that may write holds the write lock: it is not what a growing log waits for.
+      if (!readWrite) hold.expire = (failure) => void held.expire(failure);
       return held;
     } catch (error) {
       database.leave();
@@ -396,6 +474,8 @@ class LocalEngine implements Engine {
       flushes: flusher.flushes,
       checkpoints: checkpoints.count,
       openTransactions: this.#transactions.size,
+      sync: this.#carrying.sync.stats(),
+      isRemoteHealthy: this.#carrying.sync.health.isHealthy,
     };
   }
 
@@ -429,6 +509,21 @@ class LocalEngine implements Engine {
   #dropped(database: HostedDatabase): boolean {
     this.#touched.delete(database);
     return this.#writeCatalog(() => this.#host.catalog.touch([database.takeTouch()]));
+  }
+
+  /** The row of a database, which only the remote stage may know while it is looked through. */
+  #findRow(id: string): CatalogRow | Promise<CatalogRow> {
+    const { sync } = this.#carrying;
+    if (!sync.isDiscovering || !isDatabaseId(id) || this.#host.catalog.get(id) !== undefined) return this.#row(id);
+    return sync.lookUp(id).then(() => this.#row(id));
+  }
+
+  async #find(id: string): Promise<CatalogRow | undefined> {
+    const { sync } = this.#carrying;
+    const row = this.#host.catalog.get(id);
+    if (row !== undefined || !sync.isDiscovering || !isDatabaseId(id)) return row;
+    await sync.lookUp(id);
+    return this.#host.catalog.get(id);
   }
 
   #row(id: string): CatalogRow {
@@ -518,18 +613,21 @@ class LocalEngine implements Engine {
 
   /** Under the lock of the id, while it counts as being deleted. */
   async #delete(id: string): Promise<void> {
-    const { folder, catalog, limits } = this.#host;
-    const free = await this.#handles.detach(id, limits.deleteGraceMs, databaseNotFound(id), async (database) => {
-      // For the case that the files cannot be renamed: then the database goes on.
-      if (database !== undefined) this.#dropped(database);
-      try {
-        const freeFiles = await folder.delete(id);
-        catalog.delete(id);
-        return freeFiles;
-      } catch (error) {
-        throw localStageFailure(error);
-      }
-    });
+    const { limits } = this.#host;
+    const failure = databaseNotFound(id);
+    await this.#carrying.sync.forget(id, failure);
+    const detachment = { graceMs: limits.deleteGraceMs, failure, force: true };
+    let free: () => Promise<void>;
+    try {
+      free = await this.#handles.detach(id, detachment, async (database) => {
+        // For the case that the files cannot be renamed: then the database goes on.
+        if (database !== undefined) this.#dropped(database);
+        return this.#takeAway(this.#row(id));
+      });
+    } catch (error) {
+      this.#carrying.sync.suspect(id);
+      throw error;
+    }
     try {
       await free();
     } catch (error) {
@@ -537,6 +635,31 @@ class LocalEngine implements Engine {
         database: id,
         error,
       });
+    }
+  }
+
+  /** Takes a database's name away, here and in the remote stage. Returns what frees its files. */
+  async #takeAway(row: CatalogRow): Promise<() => Promise<void>> {
+    const { folder, catalog } = this.#host;
+    const { id } = row;
+    const hasCopy = row.head === "none" || row.durableSequence > 0 || row.manifestVersion > 0;
+    try {
+      if (!hasCopy && !this.#carrying.sync.isCarrying) {
+        const free = await folder.delete(id);
+        catalog.delete(id);
+        return free;
+      }
+      const trace = await folder.deleteKeepingTrace(factsOf(row));
+      catalog.delete(id);
+      return async () => {
+        try {
+          await trace.free();
+        } finally {
+          this.#carrying.deleted(trace);
+        }
+      };
+    } catch (error) {
+      throw localStageFailure(error);
     }
   }
 
@@ -561,23 +684,25 @@ class LocalEngine implements Engine {
     this.#cancelTimer();
     const { clock, limits, catalog } = this.#host;
     const settleUntilMs = clock.now() + 2 * limits.closeGraceMs;
-    const databases = [...this.#handles.all()];
-    const [idle] = await Promise.all([
-      Promise.all(databases.map((database) => database.whenIdle(limits.closeGraceMs))),
-      this.#operations.close(limits.closeGraceMs),
-    ]);
+    const inUse = [...this.#handles.all()].map((database) => database.whenIdle(limits.closeGraceMs));
+    await Promise.all([...inUse, this.#operations.close(limits.closeGraceMs)]);
     await Promise.all([...this.#transactions].map((each) => each.expire(new Failure("SHUTTING_DOWN"))));
+    await this.#carrying.sync.close(this.#syncGraceMs);
+    this.#handles.end();
+    const databases = [...this.#handles.all()];
+    const isIdle = databases.map((database) => database.isIdle);
 
     let at = 0;
     const closeNext = async () => {
       for (let index = at++; index < databases.length; index = at++) {
         const database = databases[index];
-        if (database !== undefined) await this.#closeOne(database, idle[index] === false, settleUntilMs);
+        if (database !== undefined) await this.#closeOne(database, isIdle[index] === false, settleUntilMs);
       }
     };
     await Promise.all(Array.from({ length: closeConcurrency }, closeNext));
     await this.#handles.whenSettled();
     await this.#lock.whenIdle();
+    await this.#host.flusher.close();
     this.#writeCatalog(() => catalog.touch(databases.map((database) => database.takeTouch())));
     this.#writeCatalog(() => catalog.close());
   }

@@ -40,6 +40,14 @@ export interface EngineLimits extends OperationLimits {
   readonly checkpointIdleMs: number;
   /** Frames in a WAL from which writes are refused: a long read keeps it from starting over. */
   readonly walFramesMax: number;
+  /** Frames in a WAL from which the reads that keep it from starting over are ended. */
+  readonly readFramesMax: number;
+  /** Size of each of the two files of the redo log. */
+  readonly redoFileBytes: number;
+  /** Files of logs written at one time, over all databases. */
+  readonly sealConcurrencyMax: number;
+  /** Size of a file of the log from which the next commits go into a new one. */
+  readonly batchBytesMax: number;
   readonly labelCountMax: number;
   /** Databases looked at for one page of ListDatabases; a page may come back short, with a token to go on. */
   readonly listScanCountMax: number;

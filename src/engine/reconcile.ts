@@ -1,12 +1,17 @@
 /** Makes the catalog and the folders agree at the start, whatever happened before. The folders are right. */
+import type { FileSystem } from "../files/file-system.ts";
 import { type Catalog, type CatalogRow, newRowColumns } from "./catalog.ts";
 import type { Facts } from "./facts.ts";
 import type { Folder, FoundDatabase } from "./folder.ts";
+import { inspectLog } from "./log/log-folder.ts";
 import type { EngineLog } from "./options.ts";
+import type { HeadFiles } from "./placement/head-files.ts";
 
 export interface ReconcileContext {
   readonly catalog: Catalog;
   readonly folder: Folder;
+  readonly files: HeadFiles;
+  readonly fileSystem: FileSystem;
   readonly log: EngineLog;
   readonly newLineage: () => string;
   readonly nowMs: number;
@@ -23,25 +28,42 @@ export async function reconcile(context: ReconcileContext): Promise<void> {
   );
   const found = new Set(ids);
   const known = new Set(catalog.ids());
-  const gone = [...known].filter((id) => !found.has(id));
+  const headless = new Set(catalog.headlessIds());
+  const gone = [...known].filter((id) => !found.has(id) && !headless.has(id));
   // A database that was stopped gets another chance with every start.
   const stopped = new Set(catalog.faultedIds());
-  const toInspect = catalog.wasClean ? ids.filter((id) => !known.has(id) || stopped.has(id)) : ids;
+  const isNews = (id: string) => !known.has(id) || stopped.has(id) || headless.has(id);
+  const toInspect = catalog.wasClean ? ids.filter(isNews) : ids;
 
   const rows: CatalogRow[] = [];
   for (const id of toInspect) rows.push(await inspected(context, id, await folder.inspect(id)));
 
   catalog.inTransaction(() => {
-    for (const id of gone) {
-      log("warn", "a database's folder is gone; it is taken out of the catalog", { database: id });
-      catalog.delete(id);
-    }
+    for (const id of gone) withoutFolder(context, id);
     for (const row of rows) catalog.put(row);
   });
 }
 
+/** What the remote stage has can be brought back. */
+function withoutFolder({ catalog, log }: ReconcileContext, id: string): void {
+  const row = catalog.get(id);
+  if (row === undefined) return;
+  if (row.durableSequence === 0) {
+    log("warn", "a database's folder is gone; it is taken out of the catalog", { database: id });
+    catalog.delete(id);
+    return;
+  }
+  log("warn", "a database's folder is gone; what the remote stage has of it is brought back when it is called", {
+    database: id,
+    sequence: row.durableSequence,
+    lostSequences: Math.max(0, row.sequence - row.durableSequence),
+  });
+  const { durableSequence: sequence } = row;
+  catalog.put({ ...row, state: "ready", stage: "remote", head: "none", sequence, baseTxid: sequence });
+}
+
 async function inspected(context: ReconcileContext, id: string, found: FoundDatabase): Promise<CatalogRow> {
-  const { catalog, folder, log } = context;
+  const { catalog, folder, files, fileSystem, log } = context;
   const known = catalog.get(id);
   let facts = found.facts;
   if (facts === undefined) {
@@ -52,17 +74,23 @@ async function inspected(context: ReconcileContext, id: string, found: FoundData
     });
     await folder.writeFacts(facts);
   }
-  if (!found.hasData) {
+  // Of a head in memory that is lost there is the base.
+  const hasHead = facts.head === "memory" && files.exists(facts);
+  if (!hasHead && !found.hasData) {
     log("error", "a folder holds no database file; its database is stopped", { database: id });
   }
+  const before = known?.lineage === facts.lineage ? known : undefined;
+  const headPath = hasHead ? files.path(facts) : folder.filePath(id);
+  const { txid, isSealed } = await inspectLog(fileSystem, folder.logPath(id), headPath, BigInt(facts.baseTxid));
+  // What was given out after the last word in the catalog is not known, but it was not more than this.
+  const sequence = Number(txid) + (isSealed ? 1 : 2);
   return {
     ...newRowColumns,
-    ...known,
+    ...before,
     ...facts,
-    state: found.hasData ? "ready" : "faulted",
-    // What was given out after the last word in the catalog is not known, but it was not more than this.
-    sequence: facts.sequenceReserved,
-    sizeBytes: found.sizeBytes,
+    state: hasHead || found.hasData ? "ready" : "faulted",
+    sequence: Math.max(before?.sequence ?? 0, sequence),
+    sizeBytes: hasHead ? files.sizeBytes(facts) : found.sizeBytes,
     lastAccessTimeMs: Math.max(known?.lastAccessTimeMs ?? 0, facts.createTimeMs),
   };
 }
@@ -80,7 +108,6 @@ function repairedFacts(
     labels: known?.labels ?? {},
     foreignKeys: known?.foreignKeys ?? true,
     etagVersion: (known?.etagVersion ?? 0) + 1,
-    sequenceReserved: known?.sequenceReserved ?? 0,
     createRecord: undefined,
     stage: "local",
     head: "local",

@@ -189,6 +189,13 @@ export const reasons = {
     "limit",
     "limitMs",
   ),
+  SNAPSHOT_TOO_OLD: entry(
+    "ABORTED",
+    "restart",
+    "the read kept the log of {database} from being emptied for {frames} frames and was ended; read again, in less time or in parts",
+    "database",
+    "frames",
+  ),
   TRANSACTION_NOT_OPEN: entry(
     "FAILED_PRECONDITION",
     "never",

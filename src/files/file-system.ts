@@ -68,6 +68,11 @@ export interface FileSystem {
   openForFlush(path: string): Promise<number>;
   /** fdatasync. After a failure the kernel may have dropped what was not written: never flush that file again. */
   flush(descriptor: number): Promise<void>;
+  /**
+   * Fills `target` from an offset of a file that was opened for `flush`, and returns the bytes that were there. At once: for
+   * what was written a moment ago, and is in memory.
+   */
+  readNow(descriptor: number, offsetBytes: number, target: Uint8Array): number;
   /** False when the descriptor's file has been removed: flushing it would keep nothing. */
   isLinked(descriptor: number): boolean;
   close(descriptor: number): void;
@@ -118,6 +123,7 @@ export const nodeFileSystem: FileSystem = {
     new Promise((resolve, reject) => {
       fdatasync(descriptor, (error) => (error ? reject(error) : resolve()));
     }),
+  readNow: (descriptor, offsetBytes, target) => readSync(descriptor, target, 0, target.length, offsetBytes),
   isLinked: (descriptor) => fstatSync(descriptor).nlink > 0,
   close: closeSync,
   async openFile(path, mode) {

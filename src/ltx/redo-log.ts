@@ -24,6 +24,8 @@ import type { WalPosition, WalSource } from "./wal-reader.ts";
 export interface RedoWal extends WalSource {
   /** Names the WAL for a replay: at most 255 bytes, and never used again for another database. */
   readonly key: string;
+  /** Of a frame with its header. */
+  readonly frameBytes: number;
   /**
    * Resolves when everything written to the WAL before the call is on the disk, or the database is gone. After a rejection
    * it always rejects.
@@ -308,7 +310,11 @@ export class RedoLog {
     this.#generation++;
   }
 
-  /** Whether a replay would find records of a WAL. */
+  /** Whether a replay would find records of a WAL, or may. */
+  holds(key: string): boolean {
+    return this.#holds(key) || this.#states.has(key);
+  }
+
   #holds(key: string): boolean {
     return this.#turns.some(({ wals, stale }) => wals.has(key) || stale.has(key));
   }
@@ -346,13 +352,27 @@ function hasSalts(a: WalSalts, b: WalSalts): boolean {
   return a.walSalt1 === b.walSalt1 && a.walSalt2 === b.walSalt2;
 }
 
-/** Reads what a WAL gained. False when it started over meanwhile, is gone, or cannot be read: its own flush tells. */
+/**
+ * Reads what a WAL gained. False when it started over meanwhile, is gone, or cannot be read: its own flush tells. Frames of one
+ * life are written in order, and do not change once the commit behind them is written, so that the first and the last tell
+ * for all.
+ */
 async function readLife(state: WalState, from: number, target: Buffer): Promise<boolean> {
   try {
-    return (await state.wal.read(from, target)) === target.length && beginsWith(target, from, state);
+    return (
+      (await state.wal.read(from, target)) === target.length &&
+      beginsWith(target, from, state) &&
+      endsWithCommit(target, state.wal.frameBytes, state)
+    );
   } catch {
     return false;
   }
+}
+
+function endsWithCommit(bytes: Buffer, frameBytes: number, life: WalSalts): boolean {
+  const at = bytes.length - frameBytes;
+  if (at < 0 || bytes.readUInt32BE(at + 4) === 0) return false;
+  return bytes.readUInt32BE(at + 8) === life.walSalt1 && bytes.readUInt32BE(at + 12) === life.walSalt2;
 }
 
 /** Whether bytes of a WAL from an offset on are of this life. */

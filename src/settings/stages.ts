@@ -83,18 +83,6 @@ export const syncSettings = {
     { min: 0, max: 315_360_000 },
     "How far back RestoreDatabase and ForkDatabase reach; older history is removed from the remote stage.",
   ),
-  batchBytesMax: bytes(
-    "SETTINGS_BATCH_BYTES",
-    "64MiB",
-    { min: "1MiB", max: "1GiB" },
-    "Size of a file of the log from which the next commits go into a new one.",
-  ),
-  sealConcurrencyMax: count(
-    "SETTINGS_SEAL_CONCURRENCY_COUNT",
-    4,
-    { min: 1, max: 256 },
-    "Files of the log written at one time, over all databases.",
-  ),
   uploadConcurrencyMax: count(
     "SETTINGS_UPLOAD_CONCURRENCY_COUNT",
     64,

@@ -15,7 +15,6 @@ describe("catalog", () => {
     const row = testRow("a", {
       state: "faulted",
       sequence: 2 ** 40,
-      sequenceReserved: 2 ** 41,
       sizeBytes: 2 ** 42,
       createTimeMs: 1,
       lastAccessTimeMs: 2,

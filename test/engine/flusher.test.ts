@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { type FileSystem, nodeFileSystem } from "../../src/engine/file-system.ts";
 import { Flusher } from "../../src/engine/flusher.ts";
+import { noFailPoints } from "../../src/fail-points.ts";
 import { ManualClock } from "../support/manual-clock.ts";
 import { temporaryFolders } from "../support/temporary-folder.ts";
 import { testLimits } from "./fixtures.ts";
@@ -37,11 +38,11 @@ function heldFiles() {
 function scene(limits = testLimits) {
   const clock = new ManualClock();
   const files = heldFiles();
-  const flusher = new Flusher(files.fileSystem, clock, limits);
+  const flusher = new Flusher(files.fileSystem, clock, limits, noFailPoints);
   const wal = () => {
     const path = join(newFolder(), "db.sqlite");
     writeFileSync(`${path}-wal`, "frames");
-    return flusher.wal(path);
+    return flusher.wal(path, undefined);
   };
   return { ...files, clock, flusher, wal };
 }
@@ -91,10 +92,11 @@ describe("group commit", () => {
       },
       new ManualClock(),
       testLimits,
+      noFailPoints,
     );
     const path = join(newFolder(), "db.sqlite");
     writeFileSync(`${path}-wal`, "frames");
-    const wal = flusher.wal(path);
+    const wal = flusher.wal(path, undefined);
     await Promise.all(
       Array.from({ length: 50 }, async (_, caller) => {
         for (let call = 0; call < 40; call++) {
@@ -192,7 +194,7 @@ describe("descriptors", () => {
     const { held, flusher, events } = scene();
     const path = join(newFolder(), "db.sqlite");
     writeFileSync(`${path}-wal`, "old");
-    const file = flusher.wal(path);
+    const file = flusher.wal(path, undefined);
     await flushed(held, file);
     rmSync(`${path}-wal`);
     writeFileSync(`${path}-wal`, "new");

@@ -30,7 +30,6 @@ function testFacts(id: string, change: Partial<Facts> = {}): Facts {
     labels: { team: "x" },
     foreignKeys: true,
     etagVersion: 3,
-    sequenceReserved: 100,
     createRecord: undefined,
     stage: "local",
     head: "local",
@@ -194,6 +193,7 @@ describe("reconcile", () => {
       const catalog = Catalog.open(root);
       await reconcile({
         catalog,
+        fileSystem: nodeFileSystem,
         folder,
         log: (_, message, facts) => lines.push(`${facts["database"] ?? ""} ${message}`),
         newLineage: () => "ffffffffffffffff",
@@ -238,7 +238,7 @@ describe("reconcile", () => {
     const { root, folder, start } = await scene();
     for (const id of ["kept", "gone"]) await folder.create(testFacts(id), emptyDatabase);
     const first = await start();
-    first.put(testRow("kept", { sequence: 3, sequenceReserved: 100 }));
+    first.put(testRow("kept", { sequence: 3 }));
     first.close();
     rmSync(join(root, "databases", "gone"), { recursive: true });
     await folder.create(testFacts("new"), emptyDatabase);

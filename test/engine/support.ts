@@ -12,7 +12,6 @@ export function testRow(id: string, change: Partial<CatalogRow> = {}): CatalogRo
     stage: "local",
     lineage: randomBytes(8).toString("hex"),
     sequence: 0,
-    sequenceReserved: 0,
     sizeBytes: 4096,
     createTimeMs: 0,
     lastAccessTimeMs: 0,

@@ -87,6 +87,7 @@ class Disk {
 /** A database as far as the log cares: a WAL of numbered frames, and how far they were copied back. */
 class FakeWal implements RedoWal {
   readonly key: string;
+  readonly frameBytes = frameBytes;
   readonly #disk: Disk;
   salts = { walSalt1: 1, walSalt2: 1 };
   endOffset = 0;
@@ -135,6 +136,7 @@ class FakeWal implements RedoWal {
     for (let count = 0; count < frameCount; count++) {
       const frame = Buffer.alloc(frameBytes, ++this.next & 255);
       frame.writeUInt32BE(this.next, 0);
+      frame.writeUInt32BE(count === frameCount - 1 ? 1 : 0, 4);
       frame.writeUInt32BE(this.salts.walSalt1, 8);
       frame.writeUInt32BE(this.salts.walSalt2, 12);
       this.#disk.write(this.key, this.endOffset, frame);

@@ -42,6 +42,7 @@ class Victim {
     this.flushed = this.now;
     this.wal = {
       key,
+      frameBytes: 24 + 4096,
       read: (offset, target) => this.now.copy(target, 0, Math.min(offset, this.now.length)),
       flush: async () => {
         this.flushed = this.now;

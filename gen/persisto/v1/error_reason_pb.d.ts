@@ -215,6 +215,14 @@ export enum ErrorReason {
   OPERATION_NOT_FOUND = 35,
 
   /**
+   * ABORTED: a query or a reading transaction was ended because it kept the
+   * write-ahead log from being emptied while much was written.
+   *
+   * @generated from enum value: ERROR_REASON_SNAPSHOT_TOO_OLD = 47;
+   */
+  SNAPSHOT_TOO_OLD = 47,
+
+  /**
    * CANCELLED: CancelOperation ended it; the database is as it was.
    *
    * @generated from enum value: ERROR_REASON_OPERATION_CANCELLED = 36;
