@@ -57,6 +57,7 @@ export interface Touch {
   readonly sequence: number;
   readonly sizeBytes: number;
   readonly lastAccessTimeMs: number;
+  readonly durableSequence: number;
 }
 
 /** What syncing and moves know of a database that is new to the catalog. */
@@ -167,7 +168,8 @@ export class Catalog {
     this.#delete = database.prepare("DELETE FROM databases WHERE id = ? RETURNING head, size_bytes");
     this.#touch = database.prepare(
       "UPDATE databases SET sequence = @sequence, size_bytes = @sizeBytes," +
-        " last_access_time_ms = max(last_access_time_ms, @lastAccessTimeMs) WHERE id = @id",
+        " last_access_time_ms = max(last_access_time_ms, @lastAccessTimeMs), durable_sequence = @durableSequence" +
+        " WHERE id = @id",
     );
     this.#setSync = database.prepare(
       "UPDATE databases SET durable_sequence = @durableSequence, manifest_version = @manifestVersion," +

@@ -16,7 +16,7 @@ import type { Checkpointed, Checkpoints, WalState } from "./checkpoints.ts";
 import { type CursorHolder, HeldCursor } from "./cursor.ts";
 import type { DatabaseStateName, DurabilityLevel, EngineAnswer, EngineQuery, Position } from "./engine.ts";
 import { type Facts, factsOf } from "./facts.ts";
-import { localStageFailure, requireStage } from "./failures.ts";
+import { localStageFailure } from "./failures.ts";
 import type { Flusher } from "./flusher.ts";
 import type { Folder } from "./folder.ts";
 import { Head, type HeadStage } from "./head.ts";
@@ -26,6 +26,8 @@ import type { EngineLimits, EngineLog } from "./options.ts";
 import type { HeadFiles } from "./placement/head-files.ts";
 import { RequestCount } from "./placement/usage.ts";
 import { PositionWaits } from "./position-waits.ts";
+import { fencedFailure } from "./sync/fenced.ts";
+import type { Sync, SyncedDatabase } from "./sync/sync.ts";
 import { WriteGate } from "./write-gate.ts";
 
 const retryAfterMs = 100;
@@ -50,6 +52,8 @@ export interface DatabaseHost {
   wanted(database: HostedDatabase): void;
   /** That many calls. */
   readonly wantedCount: number;
+  /** Carries what is committed to the remote stage. */
+  sync(): Sync;
   /** Called at the first use after `takeTouch`. */
   touched(database: HostedDatabase): void;
   /** A number that no other handle of this engine has. */
@@ -65,7 +69,7 @@ export type WriteKind = "execute" | "batch" | "script";
  * Use: `enter` (or `tryEnter`), one method, `leave`; the methods that run SQL leave by themselves. Nobody closes the
  * database between the two.
  */
-export class HostedDatabase implements Checkpointed {
+export class HostedDatabase implements Checkpointed, SyncedDatabase {
   readonly id: string;
   readonly lineage: string;
   wal: WalState;
@@ -85,6 +89,8 @@ export class HostedDatabase implements Checkpointed {
   readonly #handle: number;
   #commits = 0;
   #position: Position;
+  #durableTxid: bigint;
+  #durablePosition: Position | undefined;
   #lastAccessTimeMs: number;
   #isTouched = false;
   #isWanted = false;
@@ -96,6 +102,8 @@ export class HostedDatabase implements Checkpointed {
   /** Queries and transactions that are open. */
   readonly #holds = new Set<Hold>();
   readonly #positionWaits: PositionWaits;
+  /** Why it takes no writes any more: another server writes its history. */
+  #fence: Failure | undefined;
   /** Why it is stopped: a fault of its files. */
   #fault: Failure | undefined;
   /** What calls are answered: the fault, or that the handle is closed. */
@@ -110,6 +118,8 @@ export class HostedDatabase implements Checkpointed {
     this.#facts = factsOf(row);
     this.#row = row;
     this.#position = { lineage: row.lineage, sequence: BigInt(row.sequence) };
+    this.#durableTxid = BigInt(row.durableSequence);
+    if (row.isFenced) this.#fence = fencedFailure(row.id, this.#durableTxid);
     this.#lastAccessTimeMs = row.lastAccessTimeMs;
     this.#gate = new WriteGate(host.clock);
     this.#positionWaits = new PositionWaits(row.id, host.limits, host.clock);
@@ -144,7 +154,7 @@ export class HostedDatabase implements Checkpointed {
 
   get state(): DatabaseStateName {
     if (this.#fault !== undefined) return "faulted";
-    return this.#facts.successor === undefined ? "ready" : "read_only";
+    return this.#facts.successor === undefined && this.#fence === undefined ? "ready" : "read_only";
   }
 
   get isIdle(): boolean {
@@ -156,6 +166,27 @@ export class HostedDatabase implements Checkpointed {
     const sequence = this.log.position;
     if (sequence !== this.#position.sequence) this.#position = { lineage: this.lineage, sequence };
     return this.#position;
+  }
+
+  /** Up to where the remote stage is known to hold it; 0: nothing, or not known. */
+  get durableTxid(): bigint {
+    return this.#durableTxid;
+  }
+
+  get durablePosition(): Position | undefined {
+    const sequence = this.#durableTxid;
+    if (sequence === 0n) return undefined;
+    if (sequence !== this.#durablePosition?.sequence) this.#durablePosition = { lineage: this.lineage, sequence };
+    return this.#durablePosition;
+  }
+
+  uploaded(txid: bigint): void {
+    this.#durableTxid = txid;
+    this.#touch();
+  }
+
+  fence(failure: Failure): void {
+    this.#fence = failure;
   }
 
   /** Differs after every commit, and from that of every other handle of this engine. */
@@ -217,9 +248,8 @@ export class HostedDatabase implements Checkpointed {
     record: RequestRecord | undefined,
   ): Promise<EngineAnswer> {
     try {
-      requireStage(durability);
       if (record !== undefined) this.#refuseCreateRecord(record);
-      const begin = this.beginWrite();
+      const begin = this.beginWrite(durability, options);
       if (begin !== undefined) await begin;
       let result: CallResult;
       try {
@@ -234,10 +264,7 @@ export class HostedDatabase implements Checkpointed {
       } finally {
         this.endWrite();
       }
-      const answer = this.committed(result);
-      // A stored answer may be of a write that was less durable, or whose flush nobody lived to see.
-      if (durability === "local" && (result.committed || result.replayed)) await this.#flush();
-      return answer;
+      return await this.acknowledge(result, durability, options);
     } finally {
       this.leave();
     }
@@ -253,7 +280,7 @@ export class HostedDatabase implements Checkpointed {
       head.enter();
       try {
         const { body } = await head.executor.read(statement, options);
-        return { body, position, durablePosition: undefined };
+        return { body, position, durablePosition: this.durablePosition };
       } finally {
         head.leave();
       }
@@ -292,7 +319,7 @@ export class HostedDatabase implements Checkpointed {
   async begin(readWrite: boolean, minPosition: Position | undefined, options: CallOptions) {
     this.#use();
     if (minPosition !== undefined) await this.reach(minPosition, options);
-    if (readWrite) await this.beginWrite();
+    if (readWrite) await this.beginWrite("committed", options);
     const head = this.#head;
     const before = this.position;
     head.enter();
@@ -313,24 +340,42 @@ export class HostedDatabase implements Checkpointed {
     return hold;
   }
 
-  /** Before a write is sent: waits while writes are paused, or the log is not read yet. */
-  beginWrite(): Promise<void> | undefined {
+  /**
+   * Before a write is sent: waits while writes are paused, the log is not read yet, or too much waits for the remote stage.
+   * STAGE_NOT_CONFIGURED when nothing is as durable as that.
+   */
+  beginWrite(durability: DurabilityLevel, options: CallOptions): Promise<void> | undefined {
     this.#use();
-    if (this.#facts.successor !== undefined) this.#refuseWhileRestored();
-    if (this.#gate.closed !== undefined) return this.#beginWriteLater();
-    if (this.log.load() !== undefined) return this.#beginWriteLater();
+    this.#requireWritable();
+    const admitted = this.#host.sync().admit(durability, options);
+    if (admitted !== undefined) return this.#beginWriteLater(admitted);
+    if (this.#gate.closed !== undefined) return this.#beginWriteLater(undefined);
+    if (this.log.load() !== undefined) return this.#beginWriteLater(undefined);
     this.#requireRoom();
     this.#countWrite();
     return undefined;
   }
 
-  async #beginWriteLater(): Promise<void> {
+  async #beginWriteLater(admitted: Promise<void> | undefined): Promise<void> {
+    await admitted;
     await this.log.load();
     while (this.#gate.closed !== undefined) await this.#gate.closed;
     if (this.#refusal !== undefined) throw this.#refusal;
-    if (this.#facts.successor !== undefined) this.#refuseWhileRestored();
+    this.#requireWritable();
     this.#requireRoom();
     this.#countWrite();
+  }
+
+  /** STAGE_NOT_CONFIGURED when nothing here is as durable as that. */
+  requireDurability(durability: DurabilityLevel): void {
+    if (durability === "remote" && !this.#host.sync().isCarrying) {
+      throw new Failure("STAGE_NOT_CONFIGURED", { stage: "remote" });
+    }
+  }
+
+  #requireWritable(): void {
+    if (this.#fence !== undefined) throw this.#fence;
+    if (this.#facts.successor !== undefined) this.#refuseWhileRestored();
   }
 
   #countWrite(): void {
@@ -365,10 +410,14 @@ export class HostedDatabase implements Checkpointed {
   }
 
   /** Takes a write's result into the position, and waits until it is as durable as was asked. */
-  async acknowledge(result: CallResult, durability: DurabilityLevel): Promise<EngineAnswer> {
+  async acknowledge(result: CallResult, durability: DurabilityLevel, options: CallOptions): Promise<EngineAnswer> {
     const answer = this.committed(result);
-    if (durability === "local" && (result.committed || result.replayed)) await this.#flush();
-    return answer;
+    // A stored answer may be of a write that was less durable, or whose flush nobody lived to see.
+    if (!result.committed && !result.replayed) return answer;
+    if (durability === "local") await this.#flush();
+    if (durability !== "remote") return answer;
+    await this.#host.sync().durable(this, answer.position.sequence, options);
+    return { ...answer, durablePosition: this.durablePosition };
   }
 
   /** Takes a write's result into the position. */
@@ -377,7 +426,7 @@ export class HostedDatabase implements Checkpointed {
       this.#advance(result.walFrames);
       this.#host.checkpoints.committed(this, result.walFrames);
     }
-    return { body: result.body, position: this.position, durablePosition: undefined };
+    return { body: result.body, position: this.position, durablePosition: this.durablePosition };
   }
 
   /** Waits until the database is at `position`. */
@@ -430,6 +479,7 @@ export class HostedDatabase implements Checkpointed {
       sequence: Number(this.log.position),
       sizeBytes: this.sizeBytes,
       lastAccessTimeMs: this.#lastAccessTimeMs,
+      durableSequence: Number(this.#durableTxid),
     };
   }
 
@@ -581,6 +631,10 @@ export class HostedDatabase implements Checkpointed {
       this.#host.wanted(this);
     }
     this.recentlyUsed = true;
+    this.#touch();
+  }
+
+  #touch(): void {
     if (this.#isTouched) return;
     this.#isTouched = true;
     this.#host.touched(this);
@@ -591,6 +645,7 @@ export class HostedDatabase implements Checkpointed {
     this.#commits++;
     this.#isUnflushed = true;
     this.#positionWaits.reached(Number(this.log.committed(walFrames)));
+    this.#host.sync().committed(this);
   }
 
   /** What is committed is on the local disk when it resolves. */
@@ -642,6 +697,7 @@ export class HostedDatabase implements Checkpointed {
       ...this.#row,
       // Syncing writes its columns by itself.
       ...syncColumnsOf(this.#host.catalog.get(this.id)),
+      durableSequence: Number(this.#durableTxid),
       ...this.#facts,
       state: this.state,
       sequence: Number(this.log.position),

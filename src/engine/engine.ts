@@ -8,6 +8,7 @@ import type {
   QueryOptions,
   RequestRecord,
 } from "../sqlite/executor.ts";
+import type { SyncStats } from "./sync/sync.ts";
 
 /** A point in a database's history; see persisto.v1.Position. */
 export interface Position {
@@ -329,4 +330,7 @@ export interface EngineStats {
   readonly flushes: number;
   readonly checkpoints: number;
   readonly openTransactions: number;
+  readonly sync: SyncStats;
+  /** False while the object store does not answer. */
+  readonly isRemoteHealthy: boolean;
 }

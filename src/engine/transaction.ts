@@ -5,7 +5,6 @@ import type { CallOptions, CallResult, ExecutorTransaction } from "../sqlite/exe
 import type { CursorHolder } from "./cursor.ts";
 import type { HostedDatabase } from "./database.ts";
 import type { DurabilityLevel, EngineAnswer, EngineTransaction, Position } from "./engine.ts";
-import { requireStage } from "./failures.ts";
 import type { EngineLog } from "./options.ts";
 
 export interface TransactionContext {
@@ -67,8 +66,8 @@ export class HeldTransaction implements EngineTransaction {
   }
 
   async commit(durability: DurabilityLevel, options: CallOptions): Promise<EngineAnswer> {
-    requireStage(durability);
     const { database, transaction } = this.#context;
+    database.requireDurability(durability);
     let result: CallResult;
     this.#isCommitting = true;
     try {
@@ -83,7 +82,7 @@ export class HeldTransaction implements EngineTransaction {
     database.enter();
     this.#end();
     try {
-      return await database.acknowledge(result, durability);
+      return await database.acknowledge(result, durability, options);
     } finally {
       database.leave();
     }
@@ -101,7 +100,7 @@ export class HeldTransaction implements EngineTransaction {
         this.#end();
       }
     }
-    return { body: noBytes, position: database.position, durablePosition: undefined };
+    return { body: noBytes, position: database.position, durablePosition: database.durablePosition };
   }
 
   onExpired(listener: (failure: Error) => void): void {

@@ -3,6 +3,7 @@ import { Failure } from "../../failure/failure.ts";
 import { FencedError, type RemoteReplica } from "../../stages/remote.ts";
 import type { Batch } from "../../stages/stage.ts";
 import type { SyncEntry } from "./entry.ts";
+import { fencedFailure } from "./fenced.ts";
 import { prefixOf, publish } from "./publish.ts";
 import { type StoreContext, storeCall } from "./store-context.ts";
 import type { SyncedDatabase } from "./sync.ts";
@@ -217,10 +218,6 @@ export class Carrier {
     entry.waits.rejectAll(failure);
     this.#hooks.account(entry);
   }
-}
-
-export function fencedFailure(database: string, durableTxid: bigint): Failure {
-  return new Failure("DATABASE_FENCED", { database, sequence: String(durableTxid + 1n) });
 }
 
 function settle(entry: SyncEntry): void {
