@@ -185,14 +185,15 @@ class Verification {
   /** All copies brought to one position and compared with the head. */
   async #checkLocal(local: LocalCopies, batches: readonly LogBatch[], remote: State | undefined): Promise<void> {
     const { facts, localPath, memoryPath } = local;
-    const headPath = memoryPath ?? localPath;
+    const isInMemory = facts?.head === "memory";
+    const headPath = isInMemory ? memoryPath : localPath;
     const newest = batches.at(-1);
     const baseTxid = BigInt(facts?.baseTxid ?? 0);
     const endTxid = newest === undefined || newest.txid < baseTxid ? baseTxid : newest.txid;
     const states: State[] = [];
     if (remote !== undefined) states.push(remote);
     else if (batches[0]?.txid === 1n) states.push(this.#stateOf("log", 0n));
-    if (facts?.head === "memory" && localPath !== undefined) states.push(await this.#copyBase(localPath, baseTxid));
+    if (isInMemory && localPath !== undefined) states.push(await this.#copyBase(localPath, baseTxid));
     if (remote !== undefined && remote.replica.txid > endTxid && headPath !== undefined) {
       this.#problems.push(
         `the remote stage goes on to ${remote.replica.txid}, this folder ends at ${endTxid}: another server has written`,
@@ -202,9 +203,10 @@ class Verification {
     const atEnd = states.filter(({ replica }) => replica.txid === endTxid && endTxid > 0n);
     if (headPath === undefined) {
       for (const other of atEnd.slice(1)) await this.#compareStates(atEnd[0] as State, other);
-      if (facts?.head !== "none") this.#notes.push(`the head of ${facts?.head ?? "the local stage"} is not there`);
+      if (isInMemory) this.#notes.push("the memory stage is empty: the local file and the log stand for it");
+      else if (facts?.head === "local") this.#problems.push("the local folder has no file of the database");
     } else {
-      this.#reportHead(memoryPath === undefined ? "local" : "memory", headPath);
+      this.#reportFile(isInMemory ? "memory" : "local", headPath, 0n);
       const end: ImageEnd = newest?.txid === endTxid ? sealedEnd(newest.header) : "file";
       if (local.hasGap) this.#notes.push("the head is checked by itself alone");
       else for (const state of atEnd) await this.#compareWithHead(state, headPath, end);
@@ -213,8 +215,10 @@ class Verification {
     if (headPath !== undefined) await this.#checkHead(headPath);
   }
 
-  #reportHead(place: "local" | "memory", path: string): void {
-    this.#copies.push({ place, name: path, txid: "0", fileCount: 1, byteCount: this.#headBytes, problems: [] });
+  #reportFile(place: "local" | "memory", name: string, txid: bigint): void {
+    const { fileSystem } = this.#context;
+    const byteCount = fileSystem.sizeBytes(name) + fileSystem.sizeBytes(`${name}-wal`);
+    this.#copies.push({ place, name, txid: String(txid), fileCount: 1, byteCount, problems: [] });
   }
 
   #stateOf(label: string, txid: bigint): State {
@@ -223,6 +227,7 @@ class Verification {
 
   /** What a head in memory is built on. */
   async #copyBase(path: string, txid: bigint): Promise<State> {
+    this.#reportFile("local", path, txid);
     const base = this.#stateOf("base", txid);
     await this.#replicaAt(path, txid).restore({ path: base.replica.name, flush: false }, this.#call);
     return base;
