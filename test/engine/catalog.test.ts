@@ -40,8 +40,8 @@ describe("catalog", () => {
     catalog.put(testRow("b", { sizeBytes: 5 }));
     catalog.put(testRow("a", { sizeBytes: 7 }));
     catalog.touch([
-      { id: "b", sequence: 1, sizeBytes: 6, lastAccessTimeMs: 1 },
-      { id: "gone", sequence: 1, sizeBytes: 100, lastAccessTimeMs: 1 },
+      { id: "b", sequence: 1, sizeBytes: 6, lastAccessTimeMs: 1, durableSequence: 0 },
+      { id: "gone", sequence: 1, sizeBytes: 100, lastAccessTimeMs: 1, durableSequence: 0 },
     ]);
     expect([catalog.count, catalog.bytes]).toEqual([2, 13]);
     catalog.delete("a");

@@ -7,14 +7,20 @@ import type { EngineOptions } from "../options.ts";
 import { noSync } from "./no-sync.ts";
 import { prefixOf } from "./publish.ts";
 import { RemoteSync } from "./remote-sync.ts";
-import type { Sync, SyncedDatabase, Tombstone } from "./sync.ts";
+import type { Sync, SyncedDatabase, SyncLog, Tombstone } from "./sync.ts";
+
+/** A handle in use. */
+export interface HeldDatabase extends SyncedDatabase {
+  readonly log: SyncLog & { load(): Promise<void> | undefined };
+  leave(): void;
+}
 
 /** The engine, as its syncing sees it. */
 export interface SyncEngine {
   readonly catalog: Catalog;
   readonly folder: Folder;
   /** The handle of a database with a head, in use until it is left; undefined when there is none. */
-  enterHead(id: string): Promise<(SyncedDatabase & { leave(): void }) | undefined>;
+  enterHead(id: string): Promise<HeldDatabase | undefined>;
   /** Writes to the catalog, which may fail: then the next start asks the folders. */
   writeCatalog(write: () => void): void;
 }
@@ -44,8 +50,8 @@ export function openSync(options: EngineOptions, engine: SyncEngine): OpenedSync
       log: options.log,
       failPoints,
       row: (id) => catalog.get(id),
-      hold: (id) => engine.enterHead(id),
-      release: (database) => (database as SyncedDatabase & { leave(): void }).leave(),
+      hold: (id) => holdOf(engine, id),
+      release: (database) => (database as HeldDatabase).leave(),
       async discovered(found) {
         if (catalog.get(found.manifest.id) !== undefined) return false;
         catalog.put(adoptedRow(found, options.clock.wallMs()));
@@ -70,4 +76,16 @@ export function openSync(options: EngineOptions, engine: SyncEngine): OpenedSync
     },
     deleted: (trace) => sync.deleted(tombstoneOf(trace)),
   };
+}
+
+/** With its log read, so that its numbers are known. */
+async function holdOf(engine: SyncEngine, id: string): Promise<HeldDatabase | undefined> {
+  const database = await engine.enterHead(id);
+  try {
+    await database?.log.load();
+  } catch (error) {
+    database?.leave();
+    throw error;
+  }
+  return database;
 }

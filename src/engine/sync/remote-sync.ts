@@ -319,7 +319,9 @@ export class RemoteSync implements Sync {
       this.#uploadFailures++;
       entry.uploadFailures++;
       const isStores = isStoreFailure(error);
-      if (!isStores || (entry.uploadFailures === 1 && !this.#health.isAway)) {
+      // Less and less often: it may go on for days.
+      const isTold = Number.isInteger(Math.log2(entry.uploadFailures));
+      if (isTold && !(isStores && this.#health.isAway)) {
         this.#host.log(isStores ? "warn" : "error", "an upload failed; it is tried again", {
           database: entry.id,
           error,
