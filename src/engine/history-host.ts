@@ -8,10 +8,12 @@ import type { Catalog, CatalogRow } from "./catalog.ts";
 import type { HostedDatabase } from "./database.ts";
 import type { Facts } from "./facts.ts";
 import { localStageFailure } from "./failures.ts";
+import type { Flusher } from "./flusher.ts";
 import type { Folder } from "./folder.ts";
 import type { Handles } from "./handles.ts";
 import type { HistoryHost, NewHistory } from "./history.ts";
 import type { KeyedLock } from "./keyed-lock.ts";
+import { redoKey } from "./log/redo.ts";
 import type { Operations } from "./operations.ts";
 import type { EngineLog } from "./options.ts";
 import type { HeadFiles } from "./placement/head-files.ts";
@@ -24,6 +26,7 @@ export interface HistoryHostParts {
   readonly failPoints: FailPoints;
   readonly fileSystem: FileSystem;
   readonly folder: Folder;
+  readonly flusher: Pick<Flusher, "forgetLife">;
   readonly catalog: Catalog;
   readonly handles: Handles;
   readonly lock: KeyedLock;
@@ -61,7 +64,18 @@ export function historyHost(parts: HistoryHostParts): HistoryHost {
       }
     },
     exclusively: (id, work) => lock.run(id, work),
-    open: (id) => handles.enterHead(id),
+
+    async open(id) {
+      const database = await handles.enterHead(id);
+      try {
+        // Its numbers are not known before.
+        await database?.log.load();
+      } catch (error) {
+        database?.leave();
+        throw error;
+      }
+      return database;
+    },
 
     async setSuccessor(id, successor) {
       const database = await enterWhole(id);
@@ -103,7 +117,11 @@ export function historyHost(parts: HistoryHostParts): HistoryHost {
     const before = present(id);
     let free: (() => Promise<void>) | undefined;
     try {
-      if (before.head !== "none") free = await folder.drop(id);
+      if (before.head !== "none") {
+        // The WAL goes: nothing of it may be put beside a later file.
+        await parts.flusher.forgetLife(redoKey(id, before.lineage));
+        free = await folder.drop(id);
+      }
     } catch (error) {
       throw localStageFailure(error);
     }
