@@ -108,6 +108,7 @@ export function historyHost(parts: HistoryHostParts): HistoryHost {
       const database = await handles.enterHead(id);
       const bringing = database === undefined ? placement.bringing(id) : undefined;
       if (bringing === undefined) return database;
+      // How it ended shows in the next look.
       await bringing.catch(() => undefined);
     }
   }

@@ -532,6 +532,7 @@ describe("a server that ends in the middle", () => {
     };
     const { rows } = bench;
     let atDeath = new Map<string, CatalogRow>();
+    // The failure is that of a dead process: nobody hears of it.
     const over = run().catch(() => undefined);
     await Promise.race([died.promise.then(() => (atDeath = new Map(rows))), over]);
     const buried = bench;
