@@ -333,4 +333,15 @@ export interface EngineStats {
   readonly sync: SyncStats;
   /** False while the object store does not answer. */
   readonly isRemoteHealthy: boolean;
+  /** Databases by where the file is that their calls run in; `none`: they are in the remote stage alone. */
+  readonly heads: Readonly<Record<"memory" | "local" | "none", { readonly count: number; readonly bytes: number }>>;
+  readonly moves: MoveStats;
+}
+
+/** Moves of databases between stages. */
+export interface MoveStats {
+  readonly running: number;
+  readonly waiting: number;
+  /** Databases that are being brought from the remote stage for a call. */
+  readonly hydrations: number;
 }

@@ -21,6 +21,22 @@ export interface MetricSources {
     readonly flushes: number;
     readonly checkpoints: number;
     readonly openTransactions: number;
+    readonly heads: Readonly<Record<"memory" | "local" | "none", { readonly count: number; readonly bytes: number }>>;
+    readonly moves: { readonly running: number; readonly waiting: number; readonly hydrations: number };
+    readonly sync: {
+      readonly uploads: number;
+      readonly puts: number;
+      readonly uploadedBytes: number;
+      readonly uploadFailures: number;
+      readonly compactions: number;
+      readonly snapshots: number;
+      readonly unsyncedDatabases: number;
+      readonly unsyncedBytes: number;
+      readonly lagMs: number;
+      readonly fencedDatabases: number;
+      readonly deletionsPending: number;
+    };
+    readonly isRemoteHealthy: boolean;
   };
   transport(): { readonly connections: number; readonly callsActive: number; readonly bytesHeld: number };
 }
@@ -49,7 +65,9 @@ interface MethodFigures {
   responseBytes: number;
 }
 
-type Figure = readonly [name: string, kind: "gauge" | "counter", help: string, value: number];
+/** A value, or one for each stage. */
+type Value = number | Readonly<Record<string, number>>;
+type Figure = readonly [name: string, kind: "gauge" | "counter", help: string, value: Value];
 
 /** Starts measuring. prom-client, which reads the process's own figures, is loaded at the first reading. */
 export function createMetrics(sources: MetricSources): Metrics {
@@ -126,11 +144,43 @@ function readSources(sources: MetricSources): Figure[] {
     ["persisto_flushes_total", "counter", "Flushes of write-ahead logs.", engine.flushes],
     ["persisto_checkpoints_total", "counter", "Checkpoints.", engine.checkpoints],
     ["persisto_transactions_open", "gauge", "Open transactions.", engine.openTransactions],
+    ...stageFigures(engine),
+  ];
+}
+
+function stageFigures({ heads, moves, sync, isRemoteHealthy }: ReturnType<MetricSources["engine"]>): Figure[] {
+  const { memory, local, none: remote } = heads;
+  const count = { memory: memory.count, local: local.count, remote: remote.count };
+  const bytes = { memory: memory.bytes, local: local.bytes, remote: remote.bytes };
+  const healthy = isRemoteHealthy ? 1 : 0;
+  return [
+    ["persisto_stage_databases", "gauge", "Databases by the closest stage that has their file.", count],
+    ["persisto_stage_bytes", "gauge", "Size of these databases.", bytes],
+    ["persisto_remote_healthy", "gauge", "1 while the object store answers.", healthy],
+    ["persisto_moves_running", "gauge", "Moves between stages under way.", moves.running],
+    ["persisto_moves_waiting", "gauge", "Moves that wait for their turn.", moves.waiting],
+    ["persisto_hydrations_running", "gauge", "Databases on their way from the remote stage.", moves.hydrations],
+    ["persisto_unsynced_databases", "gauge", "Databases with commits that are not uploaded.", sync.unsyncedDatabases],
+    ["persisto_unsynced_bytes", "gauge", "Bytes on the local disk that wait for their upload.", sync.unsyncedBytes],
+    ["persisto_sync_lag_seconds", "gauge", "Age of the oldest commit that is not uploaded.", sync.lagMs / 1000],
+    ["persisto_uploads_total", "counter", "Batches uploaded.", sync.uploads],
+    ["persisto_upload_failures_total", "counter", "Uploads that failed and are tried again.", sync.uploadFailures],
+    ["persisto_uploaded_bytes_total", "counter", "Bytes of objects put.", sync.uploadedBytes],
+    ["persisto_object_puts_total", "counter", "Objects put, of any kind.", sync.puts],
+    ["persisto_compactions_total", "counter", "Compactions in the remote stage.", sync.compactions],
+    ["persisto_snapshots_total", "counter", "Snapshots put into the remote stage.", sync.snapshots],
+    ["persisto_fenced_databases", "gauge", "Databases that another server writes.", sync.fencedDatabases],
+    ["persisto_deletions_pending", "gauge", "Deleted databases with a remote copy left.", sync.deletionsPending],
   ];
 }
 
 function figureLines(figures: readonly Figure[]): string[] {
-  return figures.flatMap(([name, kind, help, value]) => [...heading(name, kind, help), `${name} ${value}`]);
+  return figures.flatMap(([name, kind, help, value]) => [
+    ...heading(name, kind, help),
+    ...(typeof value === "number"
+      ? [`${name} ${value}`]
+      : Object.entries(value).map(([stage, ofStage]) => `${name}{stage="${stage}"} ${ofStage}`)),
+  ]);
 }
 
 function callLines(methods: Iterable<MethodFigures>): string[] {

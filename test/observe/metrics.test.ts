@@ -21,6 +21,22 @@ const engine: EngineStats = {
   flushes: 12,
   checkpoints: 13,
   openTransactions: 14,
+  heads: { memory: { count: 1, bytes: 100 }, local: { count: 2, bytes: 200 }, none: { count: 7, bytes: 700 } },
+  moves: { running: 15, waiting: 16, hydrations: 17 },
+  sync: {
+    uploads: 18,
+    puts: 19,
+    uploadedBytes: 20,
+    uploadFailures: 21,
+    compactions: 22,
+    snapshots: 23,
+    unsyncedDatabases: 24,
+    unsyncedBytes: 25,
+    lagMs: 2500,
+    fencedDatabases: 26,
+    deletionsPending: 27,
+  },
+  isRemoteHealthy: false,
 };
 
 function metrics(): Metrics {
