@@ -11,6 +11,7 @@ import { LtxFailure } from "../ltx/ltx-failure.ts";
 import { lastTxid, type ReplicaFile, type ReplicaLayout, snapshotLevel } from "../ltx/replica.ts";
 import { planRestore } from "../ltx/restore-plan.ts";
 import { expiredFiles, planCompaction, type RetentionRules } from "../ltx/retention.ts";
+import type { TxidRange } from "../ltx/txid.ts";
 import {
   isObjectStoreError,
   type ObjectSource,
@@ -85,6 +86,16 @@ export class StoredReplica implements RemoteReplica {
 
   files(): readonly ReplicaFile[] {
     return this.#files.all;
+  }
+
+  key(file: TxidRange & { readonly level: number }): string {
+    return this.#files.key(file);
+  }
+
+  async shape(call: StageCall): Promise<{ readonly pageSize: number; readonly pageCount: number }> {
+    await this.#ensureLoaded(call);
+    const { pageSize, commit: pageCount } = await this.#newestHeader(call);
+    return { pageSize, pageCount };
   }
 
   async load(call: StageCall): Promise<void> {
@@ -196,11 +207,8 @@ export class StoredReplica implements RemoteReplica {
 
   async claim(nowMs: number, call: StageCall): Promise<bigint> {
     await this.load(call);
-    const last = this.lastTxid;
-    const newest = this.#files.all.find(({ maxTxid }) => maxTxid === last);
-    if (newest === undefined) throw new Error("there is nothing to take over");
-    const { pageSize, commit } = await this.#header(newest, call);
-    const txid = last + 1n;
+    const { pageSize, commit } = await this.#newestHeader(call);
+    const txid = this.lastTxid + 1n;
     // Two that claim in the same millisecond must not write the same bytes; and Litestream begins anew where salts differ.
     const salts = Buffer.from(this.#context.random(8));
     const wal = { walOffset: 32, walBytes: 0, walSalt1: salts.readUInt32BE(0), walSalt2: salts.readUInt32BE(4) };
@@ -325,7 +333,10 @@ export class StoredReplica implements RemoteReplica {
     return fetchObject(this.#context.store, object, call, partBytes);
   }
 
-  async #header(file: ReplicaFile, call: StageCall): Promise<LtxHeader> {
+  async #newestHeader(call: StageCall): Promise<LtxHeader> {
+    const last = this.lastTxid;
+    const file = this.#files.all.find(({ maxTxid }) => maxTxid === last);
+    if (file === undefined) throw onStage(new LtxFailure("chain", `there are no files under ${this.prefix}`));
     const object = { key: this.#files.key(file), byteCount: file.byteCount };
     if (file.byteCount < headerBytes) throw onStage(new LtxFailure("truncated", `${object.key} is too short`));
     const header = decodeHeader(await fetchPart(this.#context.store, object, 0, headerBytes, call));

@@ -4,6 +4,7 @@
  */
 import { Failure } from "../failure/failure.ts";
 import type { ReplicaFile, ReplicaLayout } from "../ltx/replica.ts";
+import type { TxidRange } from "../ltx/txid.ts";
 import type { ObjectStore } from "../objects/object-store.ts";
 import type { Manifests } from "./manifest.ts";
 import type { Replica, Snapshot, Stage, StageCall } from "./stage.ts";
@@ -45,6 +46,8 @@ export interface RemoteReplica extends Replica {
   readonly isLoaded: boolean;
   /** What is stored, as far as is known: kept in step with what this object does, never asked for again. In no order. */
   files(): readonly ReplicaFile[];
+  /** Key of a file of this replica. */
+  key(file: TxidRange & { readonly level: number }): string;
   /** Asks the store what there is: one list. The others do it themselves when they need to. */
   load(call: StageCall): Promise<void>;
   /**
@@ -68,6 +71,8 @@ export interface RemoteReplica extends Replica {
    * head. Undefined when there is nothing to do; else what was stored.
    */
   compact(level: number, nowMs: number, call: StageCall): Promise<ReplicaFile | undefined>;
+  /** Size and number of the pages of the newest state. Asks for the beginning of one file. Throws DATA_CORRUPT when there is none. */
+  shape(call: StageCall): Promise<{ readonly pageSize: number; readonly pageCount: number }>;
   /** Deletes what retention lets go of at that time (milliseconds since 1970); returns how many files. */
   expire(nowMs: number, call: StageCall): Promise<number>;
   /**

@@ -99,7 +99,7 @@ const folders = [
 ];
 
 /** Path of the program, or undefined when it is not installed. */
-export function installed({ program }: S3ServerKind): string | undefined {
+export function installed({ program }: Pick<S3ServerKind, "program">): string | undefined {
   return folders.map((folder) => join(folder, program)).find(isExecutable);
 }
 
