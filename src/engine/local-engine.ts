@@ -17,13 +17,15 @@ import type {
   EngineTransaction,
   ListDatabasesInput,
   ListOperationsInput,
+  MoveInput,
   OperationInfo,
+  PinInfo,
   Position,
   StageInfo,
   UpdateDatabaseInput,
 } from "./engine.ts";
 import { type Facts, factsOf } from "./facts.ts";
-import { databaseNotFound, localStageFailure, requireStage } from "./failures.ts";
+import { databaseNotFound, localStageFailure } from "./failures.ts";
 import { nodeFileSystem } from "./file-system.ts";
 import { filterCondition, parseFilter, parseOrder } from "./filter.ts";
 import { Flusher } from "./flusher.ts";
@@ -34,10 +36,10 @@ import { parseRedoKey, Redo, redoFolder } from "./log/redo.ts";
 import { SealSlots } from "./log/seal-slots.ts";
 import { idRule, isDatabaseId, labelViolations } from "./names.ts";
 import { Operations } from "./operations.ts";
-import { HeadFiles } from "./placement/head-files.ts";
-import { localOnly, Placement } from "./placement/placement.ts";
 import type { EngineOptions } from "./options.ts";
 import { effectivePageSize, makePageToken, readPageToken } from "./page-token.ts";
+import { HeadFiles } from "./placement/head-files.ts";
+import { localOnly, Placement } from "./placement/placement.ts";
 import { reconcile } from "./reconcile.ts";
 import { type OpenedSync, openSync } from "./sync/open-sync.ts";
 import { HeldTransaction } from "./transaction.ts";
@@ -45,6 +47,8 @@ import type { CallWait } from "./waiting.ts";
 
 /** Databases whose use is written to the catalog in one round of the timer. */
 const touchCountMax = 500;
+
+const retryAfterMs = 1_000;
 
 /** Rows of the catalog looked at without letting other work go on. */
 const scanSliceCount = 2_000;
@@ -152,6 +156,7 @@ class LocalEngine implements Engine {
       checkpoints: new Checkpoints(limits, clock, log),
       touched: (database) => this.#touched.add(database),
       row: (id) => this.#findRow(id),
+      sync: () => this.#carrying.sync,
       bring: (row) => this.#placement.bring(row),
       mayDrop: ({ id }) => !this.#carrying.sync.isBusy(id),
       dropped: (database) => this.#dropped(database),
@@ -201,7 +206,14 @@ class LocalEngine implements Engine {
       const { clock } = this.#host;
       const row = await this.#find(id);
       if (row !== undefined) return this.#answerRepeatedCreate(input, row);
+      const operation = this.#operations.lockedBy(id);
+      // A fork is making that id.
+      if (operation !== undefined) throw new Failure("OPERATION_CONFLICT", { operation }, { retryAfterMs });
 
+      const wished = this.#placement.creationStage(input.initialStage);
+      const empty = await this.#empty();
+      const isAsked = input.initialStage !== undefined;
+      const { stage, release } = await this.#placement.reserve(wished, isAsked, id, empty.length);
       const nowMs = clock.wallMs();
       const facts: Facts = {
         id,
@@ -211,14 +223,13 @@ class LocalEngine implements Engine {
         foreignKeys: input.foreignKeys,
         etagVersion: 1,
         createRecord: input.request && { ...input.request, labels: { ...labels }, foreignKeys: input.foreignKeys },
-        stage: "local",
-        head: "local",
+        stage,
+        head: stage === "memory" ? "memory" : "local",
         baseTxid: 0,
         remotePrefix: "",
         pin: undefined,
         successor: undefined,
       };
-      const empty = await this.#empty();
       const created: CatalogRow = {
         ...facts,
         ...newRowColumns,
@@ -227,11 +238,17 @@ class LocalEngine implements Engine {
         sizeBytes: empty.length,
         lastAccessTimeMs: nowMs,
       };
+      const { folder, files } = this.#host;
       try {
-        await this.#host.folder.create(facts, empty);
+        // The base of a head in memory is empty, as the head is.
+        if (facts.head === "memory") await files.createMemory(facts, empty);
+        await folder.create(facts, empty);
         await this.#enroll(created);
       } catch (error) {
+        await files.removeMemory(id, facts.lineage);
         throw localStageFailure(error);
+      } finally {
+        release();
       }
       this.#carrying.sync.factsChanged(id);
       return infoOf(created);
@@ -241,7 +258,7 @@ class LocalEngine implements Engine {
   async getDatabase(id: string): Promise<DatabaseInfo> {
     this.#refuseWhenClosing();
     const row = await this.#findRow(id);
-    return this.#presentInfo({ ...row, sizeBytes: this.#host.folder.sizeBytes(id) });
+    return this.#presentInfo(row, this.#sizeBytes(row));
   }
 
   async listDatabases(
@@ -287,7 +304,7 @@ class LocalEngine implements Engine {
           if (changed.foreignKeys === facts.foreignKeys && sameLabels(changed.labels, facts.labels)) return facts;
           return { ...changed, etagVersion: facts.etagVersion + 1 };
         });
-        return this.#presentInfo({ ...this.#row(id), sizeBytes: this.#host.folder.sizeBytes(id) });
+        return this.#presentInfo(this.#row(id), database.sizeBytes);
       } finally {
         database.leave();
       }
@@ -295,6 +312,8 @@ class LocalEngine implements Engine {
   }
 
   async deleteDatabase(id: string, etag: string | undefined, allowMissing: boolean): Promise<void> {
+    // It may hold the database for long, or keep others from it.
+    await this.#operations.evict(id);
     await this.#lock.run(id, async () => {
       this.#refuseWhenClosing();
       const row = await this.#find(id);
@@ -405,31 +424,39 @@ class LocalEngine implements Engine {
   }
 
   async listStages(): Promise<readonly StageInfo[]> {
-    throw notServedYet("StageService.ListStages");
+    this.#refuseWhenClosing();
+    return this.#placement.listStages();
   }
 
-  async getDatabaseStage(): Promise<DatabaseStageInfo> {
-    throw notServedYet("StageService.GetDatabaseStage");
+  async getDatabaseStage(id: string): Promise<DatabaseStageInfo> {
+    this.#refuseWhenClosing();
+    return this.#placement.stageInfo(await this.#findRow(id));
   }
 
-  async promote(): Promise<OperationInfo> {
-    throw notServedYet("StageService.PromoteDatabase");
+  async promote(input: MoveInput): Promise<OperationInfo> {
+    this.#refuseWhenClosing();
+    return this.#placement.promote(await this.#findRow(input.id), input);
   }
 
-  async demote(): Promise<OperationInfo> {
-    throw notServedYet("StageService.DemoteDatabase");
+  async demote(input: MoveInput): Promise<OperationInfo> {
+    this.#refuseWhenClosing();
+    return this.#placement.demote(await this.#findRow(input.id), input);
   }
 
   async sync(): Promise<{ readonly operation: OperationInfo; readonly durablePosition: Position | undefined }> {
     throw notServedYet("StageService.SyncDatabase");
   }
 
-  async pin(): Promise<DatabaseStageInfo> {
-    throw notServedYet("StageService.PinDatabase");
+  async pin(id: string, pin: PinInfo): Promise<DatabaseStageInfo> {
+    this.#refuseWhenClosing();
+    await this.#placement.pin(await this.#findRow(id), pin);
+    return this.#placement.stageInfo(await this.#findRow(id));
   }
 
-  async unpin(): Promise<DatabaseStageInfo> {
-    throw notServedYet("StageService.UnpinDatabase");
+  async unpin(id: string): Promise<DatabaseStageInfo> {
+    this.#refuseWhenClosing();
+    await this.#placement.unpin(await this.#findRow(id));
+    return this.#placement.stageInfo(await this.#findRow(id));
   }
 
   async getOperation(id: string): Promise<OperationInfo> {
@@ -476,6 +503,8 @@ class LocalEngine implements Engine {
       openTransactions: this.#transactions.size,
       sync: this.#carrying.sync.stats(),
       isRemoteHealthy: this.#carrying.sync.health.isHealthy,
+      heads: { memory: catalog.use("memory"), local: catalog.use("local"), none: catalog.use("none") },
+      moves: this.#placement.moveStats,
     };
   }
 
@@ -533,19 +562,24 @@ class LocalEngine implements Engine {
   }
 
   /** What is known of a database now: the catalog lags a little behind its handle. */
-  #presentInfo(row: CatalogRow): DatabaseInfo {
-    const info = infoOf(row);
+  #presentInfo(row: CatalogRow, sizeBytes = row.sizeBytes): DatabaseInfo {
+    const info = infoOf({ ...row, sizeBytes });
     const database = this.#handles.get(row.id);
     if (this.#handles.isDeleting(row.id)) return { ...info, state: "deleting" };
     if (database === undefined) return info;
-    return { ...info, state: database.state, position: database.position, lastAccessTimeMs: database.lastAccessTimeMs };
+    const { state, position, durablePosition, lastAccessTimeMs } = database;
+    return { ...info, state, position, durablePosition, lastAccessTimeMs };
+  }
+
+  /** As it is on the disk; of a database without a head, as it was. */
+  #sizeBytes(row: CatalogRow): number {
+    return this.#host.files.sizeBytes(row) || row.sizeBytes;
   }
 
   #checkCreate(input: CreateDatabaseInput): void {
     const violations = labelViolations(input.labels, this.#host.limits.labelCountMax);
     if (!isDatabaseId(input.id)) violations.unshift({ field: "database", description: idRule });
     throwViolations(violations);
-    requireStage(input.initialStage);
   }
 
   #answerRepeatedCreate(input: CreateDatabaseInput, row: CatalogRow): DatabaseInfo {
@@ -615,6 +649,7 @@ class LocalEngine implements Engine {
   async #delete(id: string): Promise<void> {
     const { limits } = this.#host;
     const failure = databaseNotFound(id);
+    await this.#placement.forget(id, failure);
     await this.#carrying.sync.forget(id, failure);
     const detachment = { graceMs: limits.deleteGraceMs, failure, force: true };
     let free: () => Promise<void>;
@@ -640,19 +675,23 @@ class LocalEngine implements Engine {
 
   /** Takes a database's name away, here and in the remote stage. Returns what frees its files. */
   async #takeAway(row: CatalogRow): Promise<() => Promise<void>> {
-    const { folder, catalog } = this.#host;
-    const { id } = row;
+    const { folder, catalog, files } = this.#host;
+    const { id, lineage } = row;
     const hasCopy = row.head === "none" || row.durableSequence > 0 || row.manifestVersion > 0;
     try {
       if (!hasCopy && !this.#carrying.sync.isCarrying) {
         const free = await folder.delete(id);
         catalog.delete(id);
-        return free;
+        return async () => {
+          await files.removeMemory(id, lineage);
+          await free();
+        };
       }
       const trace = await folder.deleteKeepingTrace(factsOf(row));
       catalog.delete(id);
       return async () => {
         try {
+          await files.removeMemory(id, lineage);
           await trace.free();
         } finally {
           this.#carrying.deleted(trace);
@@ -670,8 +709,10 @@ class LocalEngine implements Engine {
       if (touches.length === touchCountMax) break;
       this.#touched.delete(database);
       touches.push(database.takeTouch());
+      this.#placement.written(database);
     }
     this.#writeCatalog(() => catalog.touch(touches));
+    this.#placement.tidy();
     flusher.tidy();
     checkpoints.tidy();
     executors.tidy();
@@ -685,7 +726,7 @@ class LocalEngine implements Engine {
     const { clock, limits, catalog } = this.#host;
     const settleUntilMs = clock.now() + 2 * limits.closeGraceMs;
     const inUse = [...this.#handles.all()].map((database) => database.whenIdle(limits.closeGraceMs));
-    await Promise.all([...inUse, this.#operations.close(limits.closeGraceMs)]);
+    await Promise.all([...inUse, this.#operations.close(limits.closeGraceMs), this.#placement.close()]);
     await Promise.all([...this.#transactions].map((each) => each.expire(new Failure("SHUTTING_DOWN"))));
     await this.#carrying.sync.close(this.#syncGraceMs);
     this.#handles.end();
@@ -742,11 +783,12 @@ function notServedYet(method: string): Failure {
 function infoOf(row: CatalogRow): DatabaseInfo {
   return {
     id: row.id,
-    state: row.state,
+    state: row.isFenced && row.state === "ready" ? "read_only" : row.state,
     stage: row.stage,
     sizeBytes: BigInt(row.sizeBytes),
     position: { lineage: row.lineage, sequence: BigInt(row.sequence) },
-    durablePosition: undefined,
+    durablePosition:
+      row.durableSequence === 0 ? undefined : { lineage: row.lineage, sequence: BigInt(row.durableSequence) },
     createTimeMs: row.createTimeMs,
     lastAccessTimeMs: row.lastAccessTimeMs,
     labels: row.labels,

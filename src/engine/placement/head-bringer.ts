@@ -74,7 +74,13 @@ export class HeadBringer {
           if (manifest.lineage === row.lineage && txid < BigInt(row.durableSequence)) {
             throw this.#missing(id, `it goes up to ${txid}, and was stored up to ${row.durableSequence}`);
           }
-          facts = { ...factsOf(row), ...factsIn(manifest), head: "local", baseTxid: Number(txid), successor: undefined };
+          facts = {
+            ...factsOf(row),
+            ...factsIn(manifest),
+            head: "local",
+            baseTxid: Number(txid),
+            successor: undefined,
+          };
           call.signal?.throwIfAborted();
           failPoints.reach("hydrate.written");
           return facts;

@@ -56,6 +56,14 @@ export class HeadFiles {
     return this.exists(owner) ? this.#options.folder.sizeBytesOf(this.path(owner)) : 0;
   }
 
+  /** Makes the file in memory of a database that is new. */
+  async createMemory({ id, lineage }: HeadOwner, bytes: Uint8Array): Promise<void> {
+    const { fileSystem } = this.#options;
+    const path = this.memoryPath(id, lineage);
+    await fileSystem.makeFolder(dirname(path));
+    await fileSystem.writeFlushed(path, bytes);
+  }
+
   /** A database file as a replica that batches can be appended to. */
   replica(stage: "memory" | "local", path: string, txid: bigint): FileReplica {
     const { fileSystem, clock } = this.#options;

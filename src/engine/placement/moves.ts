@@ -5,10 +5,9 @@
 import type { Clock } from "../../clock.ts";
 import type { FailPoints } from "../../fail-points.ts";
 import { Failure } from "../../failure/failure.ts";
-import type { CallOptions } from "../../sqlite/executor.ts";
 import type { FileReplica } from "../../stages/file-replica.ts";
 import type { RemoteStage } from "../../stages/remote.ts";
-import type { StageCall } from "../../stages/stage.ts";
+import type { Snapshot, StageCall } from "../../stages/stage.ts";
 import type { Catalog } from "../catalog.ts";
 import type { HostedDatabase } from "../database.ts";
 import type { StageName } from "../engine.ts";
@@ -70,7 +69,7 @@ export class Moves {
       failPoints.reach("move.begin");
       const path = files.memoryPath(id, database.lineage);
       const replica = files.replica("memory", path, 0n);
-      await database.load();
+      await log.load();
       const letGo = log.keepFrom(log.closedTxid);
       try {
         const snapshot = await log.snapshot();
@@ -105,8 +104,9 @@ export class Moves {
       }
       const { files, folder, failPoints } = this.#host;
       await this.#requireFolded(database);
+      const { log } = database;
       failPoints.reach("move.begin");
-      await database.load();
+      await log.load();
       const path = folder.filePath(id);
       await files.fold(id, path);
       const { baseTxid } = database.facts;
@@ -194,7 +194,13 @@ export class Moves {
       progress.commit();
       await this.#note(database, next.facts(replica.txid));
       failPoints.reach("move.noted");
-      database.switchHead(next.stage, next.path, replica.txid);
+      try {
+        database.switchHead(next.stage, next.path);
+      } catch (error) {
+        // The facts name a head that nobody works in.
+        throw database.stop("its head could not be switched", error);
+      }
+      log.setBase(next.stage === "memory" ? replica.txid : undefined);
       failPoints.reach("move.switched");
     } finally {
       database.resumeWrites();
@@ -333,10 +339,13 @@ function busy(database: string, problem: string): Failure {
 }
 
 /** The same snapshot, its pages counted as progress. */
-function counted<S extends import("../../stages/stage.ts").Snapshot>(snapshot: S, progress: Progress): S {
-  const { pageSize } = snapshot;
+function counted(snapshot: Snapshot, progress: Progress): Snapshot {
+  const { txid, pageSize, pageCount, timestampMs } = snapshot;
   return {
-    ...snapshot,
+    txid,
+    pageSize,
+    pageCount,
+    timestampMs,
     async *pages() {
       for await (const page of snapshot.pages()) {
         yield page;
@@ -345,6 +354,3 @@ function counted<S extends import("../../stages/stage.ts").Snapshot>(snapshot: S
     },
   };
 }
-
-/** For callers outside of moves. */
-export type MoveWait = Pick<CallOptions, "deadlineAtMs" | "cancel">;
