@@ -103,8 +103,8 @@ export interface Replica {
   /** The batch up to which it goes; 0 when it holds nothing. */
   readonly txid: bigint;
   /**
-   * Makes it hold the snapshot. Durable when it resolves (in memory: there). One that ends before this replica does leaves a
-   * replica of files as it is, and is refused by none.
+   * Makes it hold the snapshot, durably when it resolves (in memory: there). In a replica of files it takes the place of what
+   * was there, in the object store it joins it.
    */
   putSnapshot(snapshot: Snapshot, call: StageCall): Promise<void>;
   /**
