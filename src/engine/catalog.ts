@@ -294,6 +294,12 @@ export class Catalog {
     return this.#database.prepare("SELECT id FROM databases WHERE head = 0").pluck().all() as string[];
   }
 
+  /** Databases that a restore is, or was, about to give another history. */
+  successors(): readonly { readonly id: string; readonly successor: string }[] {
+    const found = this.#database.prepare("SELECT id, successor FROM databases WHERE successor IS NOT NULL").all();
+    return found as { readonly id: string; readonly successor: string }[];
+  }
+
   faultedIds(): string[] {
     return this.#database
       .prepare("SELECT id FROM databases WHERE state = ?")

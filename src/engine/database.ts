@@ -649,6 +649,11 @@ export class HostedDatabase implements Checkpointed, SyncedDatabase {
   }
 
   /** What is committed is on the local disk when it resolves. */
+  /** Resolves when everything answered so far is on the local disk. */
+  flush(): Promise<void> {
+    return this.#flush();
+  }
+
   async #flush(): Promise<void> {
     const head = this.#head;
     this.#isUnflushed = false;

@@ -135,6 +135,7 @@ export function historyHost(parts: HistoryHostParts): HistoryHost {
       sequence: 1,
       durableSequence: 1,
       state: "ready",
+      isFenced: false,
       lastAccessTimeMs: database?.lastAccessTimeMs ?? before.lastAccessTimeMs,
     });
     if (before.etagVersion !== next.manifestVersion) parts.sync.factsChanged(id);

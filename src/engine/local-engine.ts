@@ -15,13 +15,16 @@ import type {
   EngineQuery,
   EngineStats,
   EngineTransaction,
+  ForkInput,
   ListDatabasesInput,
   ListOperationsInput,
   MoveInput,
   OperationInfo,
   PinInfo,
   Position,
+  RestoreInput,
   StageInfo,
+  SyncInput,
   UpdateDatabaseInput,
 } from "./engine.ts";
 import { type Facts, factsOf } from "./facts.ts";
@@ -31,6 +34,8 @@ import { filterCondition, parseFilter, parseOrder } from "./filter.ts";
 import { Flusher } from "./flusher.ts";
 import { Folder } from "./folder.ts";
 import { Handles, type HandlesHost } from "./handles.ts";
+import { History } from "./history.ts";
+import { historyHost } from "./history-host.ts";
 import { KeyedLock } from "./keyed-lock.ts";
 import { parseRedoKey, Redo, redoFolder } from "./log/redo.ts";
 import { SealSlots } from "./log/seal-slots.ts";
@@ -42,6 +47,7 @@ import { HeadFiles } from "./placement/head-files.ts";
 import { localOnly, Placement } from "./placement/placement.ts";
 import { reconcile } from "./reconcile.ts";
 import { type OpenedSync, openSync } from "./sync/open-sync.ts";
+import { SyncCalls } from "./sync-calls.ts";
 import { HeldTransaction } from "./transaction.ts";
 import type { CallWait } from "./waiting.ts";
 
@@ -119,6 +125,8 @@ class LocalEngine implements Engine {
   readonly #pageSecret: Buffer;
   readonly #operations: Operations;
   readonly #placement: Placement;
+  readonly #history: History;
+  readonly #syncCalls: SyncCalls;
   /** No other engine has it: what this one says of versions is compared with nothing that another one said. */
   readonly #bootNonce: string;
   readonly #lock = new KeyedLock();
@@ -187,7 +195,28 @@ class LocalEngine implements Engine {
       carriesByItself: options.sync?.isAutomatic ?? false,
       stages,
     });
-    this.#operations.recover(() => undefined);
+    const isCarrying = options.remote !== undefined && options.sync !== undefined;
+    const historic = historyHost({
+      ...this.#host,
+      fileSystem,
+      failPoints,
+      handles: this.#handles,
+      lock: this.#lock,
+      operations: this.#operations,
+      placement: this.#placement,
+      remote: isCarrying ? options.remote : undefined,
+      sync: this.#carrying.sync,
+      newLineage,
+      etagOf,
+      adopt: (found) => this.#carrying.adopt(found),
+      graceMs: limits.deleteGraceMs,
+    });
+    this.#history = new History(historic, {
+      retentionMs: options.sync?.limits.upkeep.retention.snapshotMs ?? 0,
+      drainMsMax: settings.moveWaitMsMax,
+      concurrencyMax: settings.moveConcurrencyMax,
+    });
+    this.#syncCalls = new SyncCalls({ ...historic, sync: this.#carrying.sync });
     this.#syncGraceMs = options.sync?.closeGraceMs ?? 0;
     this.#cancelTimer = clock.every(limits.tidyMs, () => this.#tidy());
   }
@@ -195,6 +224,7 @@ class LocalEngine implements Engine {
   /** Begins the work that no call asks for. */
   async start(): Promise<void> {
     await this.#placement.open();
+    this.#resume();
     this.#carrying.start();
   }
 
@@ -443,8 +473,11 @@ class LocalEngine implements Engine {
     return this.#placement.demote(await this.#findRow(input.id), input);
   }
 
-  async sync(): Promise<{ readonly operation: OperationInfo; readonly durablePosition: Position | undefined }> {
-    throw notServedYet("StageService.SyncDatabase");
+  async sync(
+    input: SyncInput,
+  ): Promise<{ readonly operation: OperationInfo; readonly durablePosition: Position | undefined }> {
+    this.#refuseWhenClosing();
+    return this.#syncCalls.sync(input);
   }
 
   async pin(id: string, pin: PinInfo): Promise<DatabaseStageInfo> {
@@ -481,12 +514,14 @@ class LocalEngine implements Engine {
     this.#operations.cancel(id);
   }
 
-  async restore(): Promise<OperationInfo> {
-    throw notServedYet("DatabaseService.RestoreDatabase");
+  async restore(input: RestoreInput): Promise<OperationInfo> {
+    this.#refuseWhenClosing();
+    return this.#history.restore(input);
   }
 
-  async fork(): Promise<OperationInfo> {
-    throw notServedYet("DatabaseService.ForkDatabase");
+  async fork(input: ForkInput): Promise<OperationInfo> {
+    this.#refuseWhenClosing();
+    return this.#history.fork(input);
   }
 
   stats(): EngineStats {
@@ -511,6 +546,18 @@ class LocalEngine implements Engine {
   close(): Promise<void> {
     this.#closed ??= this.#close();
     return this.#closed;
+  }
+
+  /** Goes on with what an earlier server left unfinished. */
+  #resume(): void {
+    const { catalog, log } = this.#host;
+    this.#operations.recover((stored) => this.#history.resume(stored) ?? this.#syncCalls.resume(stored));
+    for (const { id, successor } of catalog.successors()) {
+      if (this.#operations.lockedBy(id) !== undefined) continue;
+      if (this.#carrying.sync.isCarrying) this.#operations.start(this.#history.recovery(id, successor));
+      else
+        log("error", "a restore was cut off; only with its remote stage can it be brought to an end", { database: id });
+    }
   }
 
   #write(
@@ -649,6 +696,7 @@ class LocalEngine implements Engine {
   async #delete(id: string): Promise<void> {
     const { limits } = this.#host;
     const failure = databaseNotFound(id);
+    await this.#operations.evict(id);
     await this.#placement.forget(id, failure);
     await this.#carrying.sync.forget(id, failure);
     const detachment = { graceMs: limits.deleteGraceMs, failure, force: true };
@@ -773,11 +821,6 @@ class LocalEngine implements Engine {
   #refuseWhenClosing(): void {
     if (this.#isClosing) throw new Failure("SHUTTING_DOWN");
   }
-}
-
-/** Goes with the last method that calls it. */
-function notServedYet(method: string): Failure {
-  return new Failure("NOT_IMPLEMENTED", { method });
 }
 
 function infoOf(row: CatalogRow): DatabaseInfo {

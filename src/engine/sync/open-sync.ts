@@ -7,7 +7,7 @@ import type { EngineOptions } from "../options.ts";
 import { noSync } from "./no-sync.ts";
 import { prefixOf } from "./publish.ts";
 import { RemoteSync } from "./remote-sync.ts";
-import type { Sync, SyncedDatabase, SyncLog, Tombstone } from "./sync.ts";
+import type { Discovered, Sync, SyncedDatabase, SyncLog, Tombstone } from "./sync.ts";
 
 /** A handle in use. */
 export interface HeldDatabase extends SyncedDatabase {
@@ -31,14 +31,21 @@ export interface OpenedSync {
   start(): void;
   /** The remote copy of a deleted database goes, and then its trace. */
   deleted(trace: DeletedTrace): void;
+  /** Takes a database that only the remote stage has into the catalog; false when the id is known. */
+  adopt(found: Discovered): Promise<boolean>;
 }
 
 export function openSync(options: EngineOptions, engine: SyncEngine): OpenedSync {
   const { remote, sync: settings } = options;
   if (remote === undefined || settings === undefined) {
-    return { sync: noSync, start: () => undefined, deleted: () => undefined };
+    return { sync: noSync, start: () => undefined, deleted: () => undefined, adopt: async () => false };
   }
   const { catalog, folder } = engine;
+  const adopt = async (found: Discovered) => {
+    if (catalog.get(found.manifest.id) !== undefined) return false;
+    catalog.put(adoptedRow(found, options.clock.wallMs()));
+    return true;
+  };
   const failPoints: FailPoints = options.failPoints ?? noFailPoints;
   const sync = new RemoteSync({
     remote,
@@ -52,11 +59,7 @@ export function openSync(options: EngineOptions, engine: SyncEngine): OpenedSync
       row: (id) => catalog.get(id),
       hold: (id) => holdOf(engine, id),
       release: (database) => (database as HeldDatabase).leave(),
-      async discovered(found) {
-        if (catalog.get(found.manifest.id) !== undefined) return false;
-        catalog.put(adoptedRow(found, options.clock.wallMs()));
-        return true;
-      },
+      discovered: adopt,
       complete: () => engine.writeCatalog(() => catalog.noteComplete()),
       save: (id, facts) => engine.writeCatalog(() => catalog.setSync(id, facts)),
     },
@@ -75,6 +78,7 @@ export function openSync(options: EngineOptions, engine: SyncEngine): OpenedSync
       sync.start({ unsynced: catalog.unsynced(), upkeeps: catalog.upkeeps(), tombstones, isCatalogComplete });
     },
     deleted: (trace) => sync.deleted(tombstoneOf(trace)),
+    adopt,
   };
 }
 
