@@ -1,14 +1,18 @@
 /**
- * `adopt DATABASE PREFIX [--dry-run] [--json]`: makes a replica that Litestream wrote a database of this server. Nothing of it
- * is changed: a manifest is written that names it.
+ * `adopt DATABASE PREFIX [--folder] [--dry-run] [--json]`: makes a replica that Litestream wrote a database of this server.
+ * One in the object store stays where it is; one in another folder is copied.
  */
-import { join } from "node:path";
+import { rm } from "node:fs/promises";
+import { basename, dirname, join, resolve } from "node:path";
 import { isDatabaseId } from "../engine/names.ts";
 import { Failure } from "../failure/failure.ts";
 import { nodeFileSystem } from "../files/file-system.ts";
+import { openDirectoryStore, ownFolder } from "../objects/directory.ts";
 import { isKey } from "../objects/object-store.ts";
 import { remoteStageOf } from "../open-stages.ts";
 import { storagePlaces } from "../settings/places.ts";
+import { type AdoptInput, adoptReplica } from "../stages/adoption.ts";
+import { openRemoteStage } from "../stages/open-remote-stage.ts";
 import type { RemoteReplica, RemoteStage } from "../stages/remote.ts";
 import type { StageCall } from "../stages/stage.ts";
 import { CommandError, type CommandInput, type ExitCode, parseArguments } from "./command.ts";
@@ -16,7 +20,7 @@ import { sentenceOf } from "./local-copies.ts";
 import { Scratch } from "./scratch.ts";
 import { SqliteChecker } from "./sqlite-checks.ts";
 
-export const adoptUsage = "usage: adopt DATABASE PREFIX [--dry-run] [--json]";
+export const adoptUsage = "usage: adopt DATABASE PREFIX [--dry-run] [--json], or adopt DATABASE PATH --folder …";
 
 interface AdoptReport {
   readonly database: string;
@@ -38,44 +42,80 @@ const adoptMsMax = 12 * 3_600_000;
 const recentMs = 120_000;
 
 export async function adopt(input: CommandInput): Promise<ExitCode> {
-  const { values, flags } = parseArguments(input.args, adoptUsage, {
-    flags: ["--dry-run", "--json"],
-    valueCounts: [2],
-  });
+  const flagNames = ["--folder", "--dry-run", "--json"];
+  const { values, flags } = parseArguments(input.args, adoptUsage, { flags: flagNames, valueCounts: [2] });
   const [id = "", given = ""] = values;
-  const prefix = given.replace(/^\/+|\/+$/g, "");
   if (!isDatabaseId(id)) throw new CommandError(`${id} is no database's id\n${adoptUsage}`);
-  if (!isKey(prefix)) throw new CommandError(`${given} is no prefix in the object store\n${adoptUsage}`);
-  const places = storagePlaces(input.settings);
-  if ((await nodeFileSystem.list(join(places.localDirectoryPath, "databases", id))).length > 0) {
+  const { localDirectoryPath } = storagePlaces(input.settings);
+  if ((await nodeFileSystem.list(join(localDirectoryPath, "databases", id))).length > 0) {
     throw new CommandError(`the local folder has a database ${id} already`);
   }
   const call = { deadlineAtMs: input.clock.now() + adoptMsMax, signal: input.signal };
   const ends: (() => Promise<void>)[] = [];
   try {
-    const scratch = await Scratch.open(places.localDirectoryPath, nodeFileSystem);
+    const scratch = await Scratch.open(localDirectoryPath, nodeFileSystem);
     ends.push(() => scratch.close());
-    const log = { warn: input.complain, error: input.complain };
-    const { stage, store } = await remoteStageOf(input.settings, scratch.file("spool"), { ...input, log });
-    ends.push(() => store.close());
-    if ((await stage.manifests.read(id, call)) !== undefined) {
+    const to = await openRemote(input, scratch, ends);
+    if ((await to.manifests.read(id, call)) !== undefined) {
       throw new CommandError(`the remote stage has a database ${id} already`);
     }
+    const from = flags.has("--folder")
+      ? await openFolder(given, input, scratch, ends)
+      : { prefix: given.replace(/^\/+|\/+$/g, ""), stage: undefined };
+    if (!isKey(from.prefix)) throw new CommandError(`${given} is no prefix in the object store\n${adoptUsage}`);
     const checker = await SqliteChecker.start({ ...input, limits: input.settings.executors });
     ends.push(() => checker.close());
-    const found = await inspect({ id, replica: stage.replica(prefix), checker, scratch }, call);
-    const isGood = found.problems.length === 0;
-    const isAdopted = isGood && !flags.has("--dry-run");
-    if (isAdopted) await publish(input, stage, found, call);
-    if (input.clock.wallMs() - Date.parse(found.time) < recentMs) {
+    const replica = (from.stage ?? to).replica(from.prefix);
+    const found = await inspect({ id, replica, checker, scratch }, call);
+    if (found.problems.length === 0 && input.clock.wallMs() - Date.parse(found.time) < recentMs) {
       input.complain("it was written a moment ago: make sure that Litestream does not run any more\n");
     }
-    const report: AdoptReport = { ...found, isAdopted };
+    const report = flags.has("--dry-run")
+      ? { ...found, isAdopted: false }
+      : await take(input, found, { to, from }, call);
     input.print(flags.has("--json") ? `${JSON.stringify(report, null, 2)}\n` : textOf(report));
-    return isGood ? 0 : 1;
+    return report.problems.length === 0 ? 0 : 1;
   } finally {
     for (const end of ends.reverse()) await end();
   }
+}
+
+async function openRemote(input: CommandInput, scratch: Scratch, ends: (() => Promise<void>)[]): Promise<RemoteStage> {
+  const log = { warn: input.complain, error: input.complain };
+  const { stage, store } = await remoteStageOf(input.settings, scratch.file("spool"), { ...input, log });
+  ends.push(() => store.close());
+  return stage;
+}
+
+/** A folder that Litestream wrote, as a stage with one prefix. What the store keeps for itself beside it goes afterwards. */
+async function openFolder(
+  path: string,
+  { clock, randomBytes: random }: CommandInput,
+  scratch: Scratch,
+  ends: (() => Promise<void>)[],
+): Promise<{ readonly prefix: string; readonly stage: RemoteStage }> {
+  const folder = resolve(path);
+  const root = dirname(folder);
+  if ((await nodeFileSystem.list(join(folder, "ltx"))).length === 0) {
+    throw new CommandError(`${folder} is no replica: it has no folder ltx`);
+  }
+  const own = join(root, ownFolder);
+  const wasThere = (await nodeFileSystem.list(own)).length > 0;
+  const store = await openDirectoryStore({ path: root, clock, random });
+  ends.push(async () => {
+    await store.close();
+    if (!wasThere) await rm(own, { recursive: true, force: true });
+  });
+  const stage = await openRemoteStage({
+    store,
+    layout: "folder",
+    displayName: folder,
+    fileSystem: nodeFileSystem,
+    spoolDirectoryPath: scratch.file("folder-spool"),
+    clock,
+    random,
+  });
+  return { prefix: basename(folder), stage };
 }
 
 interface InspectInput {
@@ -109,28 +149,26 @@ async function inspect(
   }
 }
 
-async function publish(
+async function take(
   { clock, randomBytes }: CommandInput,
-  { manifests }: RemoteStage,
-  { database, prefix, pageBytes }: Omit<AdoptReport, "isAdopted">,
+  found: Omit<AdoptReport, "isAdopted">,
+  stages: Pick<AdoptInput, "to" | "from">,
   call: StageCall,
-): Promise<void> {
-  const stored = await manifests.create(
-    {
-      id: database,
-      lineage: Buffer.from(randomBytes(8)).toString("hex"),
-      prefix,
-      createTimeMs: clock.wallMs(),
-      labels: {},
-      foreignKeys: true,
-      etagVersion: 1,
-      pageBytes,
-      createRecord: undefined,
-      retired: [],
-    },
-    call,
-  );
-  if (stored === undefined) throw new CommandError(`the remote stage has a database ${database} by now`);
+): Promise<AdoptReport> {
+  if (found.problems.length > 0) return { ...found, isAdopted: false };
+  const nowMs = clock.wallMs();
+  const facts = {
+    id: found.database,
+    lineage: Buffer.from(randomBytes(8)).toString("hex"),
+    createTimeMs: nowMs,
+    labels: {},
+    foreignKeys: true,
+    etagVersion: 1,
+    createRecord: undefined,
+  };
+  const adoption = await adoptReplica({ ...stages, facts, nowMs }, call);
+  if (adoption.kind === "refused") return { ...found, isAdopted: false, problems: [adoption.problem] };
+  return { ...found, isAdopted: true, prefix: adoption.manifest.prefix, txid: String(adoption.txid) };
 }
 
 function textOf(report: AdoptReport): string {

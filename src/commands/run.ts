@@ -7,9 +7,11 @@ const commands: Readonly<Record<string, () => Promise<Command>>> = {
   adopt: async () => (await import("./adopt.ts")).adopt,
 };
 
-const usage = `usage: main.js                                             serves
-       main.js verify [DATABASE] [--json]                  checks all copies of databases
-       main.js adopt DATABASE PREFIX [--dry-run] [--json]  takes over what Litestream wrote
+const usage = `usage: main.js                                    serves
+       main.js verify [DATABASE] [--json]         checks all copies of databases
+       main.js adopt DATABASE PREFIX [--dry-run] [--json]
+       main.js adopt DATABASE PATH --folder [--dry-run] [--json]
+                                                  takes over a replica that Litestream wrote
 `;
 
 /** Runs a command by its name. Resolves with the exit code, after what went wrong was said. */

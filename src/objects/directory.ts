@@ -56,7 +56,7 @@ export async function openDirectoryStore(options: DirectoryStoreOptions): Promis
 }
 
 /** Our own folder in the root. Names of objects never begin with a dot there: see `fileName`. */
-const OWN_FOLDER = ".persisto-objects";
+export const ownFolder = ".persisto-objects";
 const LEFTOVER_MS = 3_600_000;
 const READ_BYTES = 1024 * 1024;
 const WRITE_BYTES = 1024 * 1024;
@@ -87,7 +87,7 @@ class DirectoryStore implements ObjectStore {
 
   constructor({ path, clock, random, leftoverMs, onProblem }: DirectoryStoreOptions) {
     this.#root = resolve(path);
-    this.#temporary = join(this.#root, OWN_FOLDER, "new");
+    this.#temporary = join(this.#root, ownFolder, "new");
     this.name = `folder ${this.#root}`;
     this.#clock = clock;
     this.#random = random;
@@ -100,7 +100,7 @@ class DirectoryStore implements ObjectStore {
     try {
       await fs.mkdir(this.#temporary, { recursive: true });
       await this.#sweep();
-      this.#lock = new FolderLock(join(this.#root, OWN_FOLDER, "lock.sqlite"), this.#clock);
+      this.#lock = new FolderLock(join(this.#root, ownFolder, "lock.sqlite"), this.#clock);
     } catch (error) {
       const { kind, cause, message } = failureOf(error, this.name);
       throw new ObjectStoreError(kind, message, { cause, missing: kind === "denied" ? "permission" : "endpoint" });

@@ -1,3 +1,4 @@
+import { readdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
 import { type History, makeHistory } from "../stages/support.ts";
@@ -21,7 +22,7 @@ const manifestOf = (scene: CommandScene, id: string) =>
   scene.withRemote(async ({ manifests }) => (await manifests.read(id, call))?.manifest);
 
 describe("adopt", () => {
-  it("publishes a replica as a database, and changes nothing of it", async () => {
+  it("publishes a replica where it is, and takes its next number", async () => {
     const scene = await withReplica();
     const before = scene.remoteFiles();
     const { code, printed } = await scene.run("adopt", "app", "/old/app.db/", "--json");
@@ -30,14 +31,28 @@ describe("adopt", () => {
       database: "app",
       prefix: "old/app.db",
       isAdopted: true,
-      txid: "7",
+      txid: "8",
       fileCount: 7,
       pageBytes: 4096,
       problems: [],
     });
-    expect(scene.remoteFiles()).toEqual(before);
+    expect(scene.remoteFiles()).toEqual([...before, expect.stringMatching(/ltx\/0\/0{15}8-0{15}8\.ltx$/)]);
     expect(await manifestOf(scene, "app")).toMatchObject({ id: "app", prefix: "old/app.db", pageBytes: 4096 });
     expect(await scene.verify("app")).toMatchObject({ code: 0, isGood: true });
+  });
+
+  it("copies a folder from elsewhere, and leaves nothing there", async () => {
+    const scene = new CommandScene(newFolder());
+    const elsewhere = new CommandScene(newFolder());
+    await elsewhere.fill("app.db", history, 7);
+    rmSync(join(elsewhere.remote, ".persisto-objects"), { recursive: true });
+    const path = join(elsewhere.remote, "app.db");
+    const { code, printed } = await scene.run("adopt", "app", path, "--folder", "--json");
+    expect(code).toBe(0);
+    expect(JSON.parse(printed)).toMatchObject({ isAdopted: true, txid: "7" });
+    expect(readdirSync(elsewhere.remote)).toEqual(["app.db"]);
+    expect(await scene.verify("app")).toMatchObject({ code: 0, isGood: true });
+    expect((await scene.run("adopt", "other", elsewhere.remote, "--folder")).code).toBe(2);
   });
 
   it("only looks with --dry-run", async () => {
