@@ -22,6 +22,7 @@ import { type FoundPoint, findPoint, outOfRange, type Point } from "./history-po
 import type { StoredOperation } from "./operation-store.ts";
 import type { Operations, OperationTask, Progress } from "./operations.ts";
 import type { EngineLog } from "./options.ts";
+import { prefixOf } from "./sync/publish.ts";
 import { isStoreFailure } from "./sync/store-health.ts";
 import type { Discovered, Sync, SyncedDatabase } from "./sync/sync.ts";
 
@@ -227,7 +228,7 @@ export class History {
     const remote = this.#remote(row.id);
     const stored = await remote.manifests.read(row.id, call);
     const retired = stored?.manifest.retired ?? [];
-    const present = row.remotePrefix === "" ? remote.prefixOf(row.id, row.lineage) : row.remotePrefix;
+    const present = prefixOf(remote, row);
     const current = (point: Point | undefined, problem?: string): Source => ({
       replica: remote.replica(present),
       isCurrent: true,

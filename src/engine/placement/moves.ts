@@ -17,6 +17,7 @@ import type { Folder } from "../folder.ts";
 import type { Handles } from "../handles.ts";
 import type { Progress } from "../operations.ts";
 import type { EngineLog } from "../options.ts";
+import { prefixOf } from "../sync/publish.ts";
 import type { Sync } from "../sync/sync.ts";
 import type { HeadFiles } from "./head-files.ts";
 
@@ -244,10 +245,10 @@ export class Moves {
   /** Asks the store itself, not what is known of it. */
   async #verify(database: HostedDatabase, progress: Progress): Promise<void> {
     const { remote, catalog } = this.#host;
-    const prefix = catalog.get(database.id)?.remotePrefix ?? "";
+    const row = catalog.get(database.id);
     if (remote === undefined) throw new Failure("STAGE_NOT_CONFIGURED", { stage: "remote" });
-    if (prefix === "") throw new Failure("STAGE_UNAVAILABLE", { stage: "remote" }, { retryAfterMs });
-    const replica = remote.replica(prefix);
+    if (row === undefined) throw new Failure("DATABASE_NOT_FOUND", { database: database.id });
+    const replica = remote.replica(prefixOf(remote, row));
     await replica.load(this.#call(progress));
     if (replica.lastTxid < database.durableTxid) {
       this.#host.log("error", "the remote stage holds less than it said; a database stays where it is", {
