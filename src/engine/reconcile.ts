@@ -72,6 +72,8 @@ async function inspected(context: ReconcileContext, id: string, found: FoundData
       database: id,
       lineage: facts.lineage,
     });
+    // What it has of the lineage before is no beginning of this one's.
+    await context.fileSystem.remove(folder.logPath(id));
     await folder.writeFacts(facts);
   }
   // Of a head in memory that is lost there is the base.
