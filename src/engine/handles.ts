@@ -31,6 +31,8 @@ export interface Detachment {
   /** What they are answered then; without `force` nothing is done to them, and it is what `detach` rejects with. */
   readonly failure: Failure;
   readonly force: boolean;
+  /** Runs when no call is left, before the handle is closed; when it fails, the handle stays and `detach` rejects. */
+  readonly beforeClose?: (database: HostedDatabase) => Promise<void>;
 }
 
 export class Handles {
@@ -39,6 +41,8 @@ export class Handles {
   readonly #hosted = new Map<string, HostedDatabase>();
   /** Handles that are being closed; their databases are not opened again before that is over. */
   readonly #leaving = new Map<string, Promise<unknown>>();
+  /** Those of them that are still open, for work that is not a call. */
+  readonly #parting = new Map<string, HostedDatabase>();
   readonly #deleting = new Set<string>();
   #isClosed = false;
   #isEnded = false;
@@ -52,7 +56,7 @@ export class Handles {
   }
 
   get(id: string): HostedDatabase | undefined {
-    return this.#hosted.get(id);
+    return this.#hosted.get(id) ?? this.#parting.get(id);
   }
 
   all(): Iterable<HostedDatabase> {
@@ -70,7 +74,8 @@ export class Handles {
   }
 
   isDeleting(id: string): boolean {
-    return this.#deleting.has(id);
+    // Asked on every call: nothing is being deleted nearly always.
+    return this.#deleting.size > 0 && this.#deleting.has(id);
   }
 
   /**
@@ -80,11 +85,11 @@ export class Handles {
   enter(id: string, wait: CallWait | undefined): HostedDatabase | Promise<HostedDatabase> {
     if (this.#isClosed) throw new Failure("SHUTTING_DOWN");
     const present = this.#hosted.get(id);
-    if (present !== undefined) {
+    if (present !== undefined && !this.isDeleting(id)) {
       present.enter();
       return present;
     }
-    if (this.#deleting.has(id)) throw databaseNotFound(id);
+    if (this.isDeleting(id)) throw databaseNotFound(id);
     const leaving = this.#leaving.get(id);
     if (leaving !== undefined) return this.#enterAfter(id, leaving, "it is being closed", wait);
     const row = this.#host.row(id);
@@ -98,7 +103,7 @@ export class Handles {
   async enterHead(id: string): Promise<HostedDatabase | undefined> {
     for (;;) {
       if (this.#isEnded) return undefined;
-      const present = this.#hosted.get(id);
+      const present = this.get(id);
       if (present !== undefined) {
         present.enter();
         return present;
@@ -119,21 +124,14 @@ export class Handles {
    */
   async detach<T>(
     id: string,
-    { graceMs, failure, force }: Detachment,
+    detachment: Detachment,
     work: (database: HostedDatabase | undefined) => Promise<T>,
   ): Promise<T> {
     while (this.#leaving.has(id)) await this.#leaving.get(id);
     const database = this.#hosted.get(id);
     this.#hosted.delete(id);
     const run = async () => {
-      if (database !== undefined) {
-        const isIdle = await database.whenIdle(graceMs);
-        if (!isIdle && !force) {
-          this.#hosted.set(id, database);
-          throw failure;
-        }
-        await database.close(!isIdle, failure);
-      }
+      if (database !== undefined) await this.#part(database, detachment);
       return work(database);
     };
     const done = run();
@@ -172,6 +170,26 @@ export class Handles {
       });
     }
     return this.enter(id, wait);
+  }
+
+  async #part(database: HostedDatabase, { graceMs, failure, force, beforeClose }: Detachment): Promise<void> {
+    const { id } = database;
+    this.#parting.set(id, database);
+    try {
+      let isIdle = await database.whenIdle(graceMs);
+      if (!isIdle && !force) throw failure;
+      if (beforeClose !== undefined) {
+        await beforeClose(database);
+        // Syncing may have it still.
+        isIdle = await database.whenIdle(graceMs);
+        if (!isIdle && !force) throw failure;
+      }
+      this.#parting.delete(id);
+      await database.close(!isIdle, failure);
+    } catch (error) {
+      if (this.#parting.delete(id)) this.#hosted.set(id, database);
+      throw error;
+    }
   }
 
   #open(row: CatalogRow): HostedDatabase {

@@ -321,19 +321,34 @@ class LocalEngine implements Engine {
     if (labels !== undefined) {
       throwViolations(labelViolations(labels, this.#host.limits.labelCountMax, "database.labels"));
     }
+    const changed = (facts: Facts): Facts => {
+      const next = {
+        ...facts,
+        labels: labels === undefined ? facts.labels : { ...labels },
+        foreignKeys: foreignKeys ?? facts.foreignKeys,
+      };
+      if (next.foreignKeys === facts.foreignKeys && sameLabels(next.labels, facts.labels)) return facts;
+      return { ...next, etagVersion: facts.etagVersion + 1 };
+    };
+    const checkEtag = (facts: Facts) => {
+      if (etag !== undefined && etag !== etagOf(facts)) throw new Failure("ETAG_MISMATCH", { database: id });
+    };
     return this.#lock.run(id, async () => {
+      this.#refuseWhenClosing();
+      const row = await this.#findRow(id);
+      let isChecked = false;
+      if (row.head === "none" && this.#carrying.sync.isCarrying && this.#placement.bringing(id) === undefined) {
+        checkEtag(row);
+        isChecked = true;
+        if (await this.#updateHeadless(row, changed)) return this.#presentInfo(this.#row(id));
+      }
       const database = await this.#handles.enter(id, undefined);
       try {
         await database.changeFacts((facts) => {
-          if (etag !== undefined && etag !== etagOf(facts)) throw new Failure("ETAG_MISMATCH", { database: id });
-          const changed = {
-            ...facts,
-            labels: labels === undefined ? facts.labels : { ...labels },
-            foreignKeys: foreignKeys ?? facts.foreignKeys,
-          };
-          if (changed.foreignKeys === facts.foreignKeys && sameLabels(changed.labels, facts.labels)) return facts;
-          return { ...changed, etagVersion: facts.etagVersion + 1 };
+          if (!isChecked) checkEtag(facts);
+          return changed(facts);
         });
+        this.#carrying.sync.factsChanged(id);
         return this.#presentInfo(this.#row(id), database.sizeBytes);
       } finally {
         database.leave();
@@ -341,9 +356,21 @@ class LocalEngine implements Engine {
     });
   }
 
+  /** Facts of a database that only the remote stage has. False when it has got a head meanwhile, which has facts of its own. */
+  async #updateHeadless(row: CatalogRow, change: (facts: Facts) => Facts): Promise<boolean> {
+    const { id } = row;
+    const facts = change(factsOf(row));
+    if (facts.etagVersion === row.etagVersion) return true;
+    await this.#carrying.sync.publish({ ...row, ...facts });
+    const now = this.#host.catalog.get(id);
+    if (now?.head !== "none" || this.#placement.bringing(id) !== undefined) return false;
+    this.#writeCatalog(() => this.#host.catalog.put({ ...now, ...facts, manifestVersion: facts.etagVersion }));
+    return true;
+  }
+
   async deleteDatabase(id: string, etag: string | undefined, allowMissing: boolean): Promise<void> {
     // It may hold the database for long, or keep others from it.
-    await this.#operations.evict(id);
+    if (this.#operations.lockedBy(id) !== undefined) await this.#operations.evict(id);
     await this.#lock.run(id, async () => {
       this.#refuseWhenClosing();
       const row = await this.#find(id);

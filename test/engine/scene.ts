@@ -13,7 +13,7 @@ import type {
 } from "../../src/engine/engine.ts";
 import type { FileSystem } from "../../src/engine/file-system.ts";
 import { openEngine } from "../../src/engine/local-engine.ts";
-import type { EngineLimits } from "../../src/engine/options.ts";
+import type { EngineLimits, EngineOptions } from "../../src/engine/options.ts";
 import type { CallOptions, ExecutorDatabase, Executors, RequestRecord } from "../../src/sqlite/executor.ts";
 import { startInProcessExecutors } from "../../src/sqlite/in-process.ts";
 import { startExecutors } from "../../src/sqlite/pool.ts";
@@ -29,6 +29,8 @@ export interface SceneOptions {
   readonly processes?: boolean;
   /** Stands between the engine and a database's executors: to make them fail. */
   readonly between?: (database: ExecutorDatabase) => ExecutorDatabase;
+  /** Stages beside the local one, and what carries data there. */
+  readonly stages?: Pick<EngineOptions, "remote" | "sync" | "stages" | "failPoints">;
 }
 
 export interface LogLine {
@@ -110,6 +112,7 @@ export async function openScene(given: SceneOptions): Promise<Scene> {
     log: (level, message, facts) => lines.push({ level, message, facts }),
     limits: { ...testLimits, ...given.limits },
     ...(given.fileSystem === undefined ? {} : { fileSystem: given.fileSystem }),
+    ...given.stages,
   });
   const options: Scene["options"] = ({ ms = 10_000, ...change } = {}) => ({
     columns: false,

@@ -546,7 +546,8 @@ export class DatabaseLog {
     await slots.requireRoom(this.#folder.path, pageCountMax * facts.pageSize + (this.#open?.byteCount ?? 0));
     const temporaryPath = this.#folder.temporaryPath(txid);
     // The WAL first: a log that is ahead of its database after a loss of power would fork.
-    const flushed = this.#head.isVolatile ? Promise.resolve() : this.#head.flush();
+    // Without commits there is nothing new in it, and there may be none.
+    const flushed = this.#head.isVolatile || commits === undefined ? Promise.resolve() : this.#head.flush();
     flushed.catch(() => undefined);
     try {
       const summary = await writeChunks(fileSystem, temporaryPath, encodeLtx(facts, pages, { turn }));

@@ -5,6 +5,7 @@
 import type { Clock } from "../../clock.ts";
 import type { FailPoints } from "../../fail-points.ts";
 import { Failure } from "../../failure/failure.ts";
+import type { Cancel } from "../../sqlite/executor.ts";
 import type { FileReplica } from "../../stages/file-replica.ts";
 import type { RemoteStage } from "../../stages/remote.ts";
 import type { Snapshot, StageCall } from "../../stages/stage.ts";
@@ -47,7 +48,8 @@ const lastBatchBytesMax = 128 * 1024;
 /** Batches that may be owed at the end: the open one, and two after an unclean end. */
 const lastBatchCountMax = 4;
 
-const dropTryMax = 4;
+/** For the last batches of a database that goes, while calls wait. */
+const lastUploadMsMax = 30_000;
 const retryAfterMs = 1_000;
 
 export class Moves {
@@ -129,14 +131,20 @@ export class Moves {
 
   /** Sees to it that the remote stage has everything, and takes the head away. */
   async toRemote(id: string, progress: Progress): Promise<void> {
-    const { catalog } = this.#host;
+    const { catalog, handles, sync } = this.#host;
     if (catalog.get(id)?.head === "memory") await this.toLocal(id, progress);
-    for (let attempt = 1; ; attempt++) {
-      progress.check();
-      if (!(await this.#upload(id, progress))) return;
-      if (await this.#dropHead(id, attempt === dropTryMax ? progress : undefined)) return;
-      if (attempt >= dropTryMax) throw busy(id, "it is written all the time");
+    const database = await handles.enterHead(id);
+    if (database === undefined) return;
+    try {
+      // Nearly everything, while calls go on.
+      progress.total(database.sizeBytes);
+      await database.log.load();
+      await sync.durable(database, database.position.sequence, this.#wait(moveMsMax, progress));
+    } finally {
+      database.leave();
     }
+    progress.check();
+    await this.#dropHead(id, progress);
   }
 
   /** Applies closed batches to the base of a head in memory, so that their files can go. */
@@ -226,22 +234,6 @@ export class Moves {
     }
   }
 
-  /** False when the database has no head. */
-  async #upload(id: string, progress: Progress): Promise<boolean> {
-    const { handles, sync, clock } = this.#host;
-    const database = await handles.enterHead(id);
-    if (database === undefined) return false;
-    try {
-      progress.total(database.sizeBytes);
-      await sync.uploadAll(database, { deadlineAtMs: clock.now() + moveMsMax, cancel: progress.cancel });
-      await this.#verify(database, progress);
-    } finally {
-      database.leave();
-    }
-    this.#host.failPoints.reach("drop.verified");
-    return true;
-  }
-
   /** Asks the store itself, not what is known of it. */
   async #verify(database: HostedDatabase, progress: Progress): Promise<void> {
     const { remote, catalog } = this.#host;
@@ -260,41 +252,22 @@ export class Moves {
     }
   }
 
-  /** Removes the local copy if nothing was written since the upload; false when something was. */
-  async #dropHead(id: string, progress: Progress | undefined): Promise<boolean> {
-    const { handles, catalog, folder, failPoints, log, moveWaitMsMax, clock } = this.#host;
-    const refusal = busy(id, "it is being moved");
+  /** Holds new calls back until the rest is uploaded and the local copy is gone. */
+  async #dropHead(id: string, progress: Progress): Promise<void> {
+    const { handles, sync, failPoints, log, moveWaitMsMax } = this.#host;
+    const beforeClose = async (database: HostedDatabase) => {
+      await sync.uploadAll(database, this.#wait(lastUploadMsMax, progress));
+      await this.#verify(database, progress);
+      failPoints.reach("drop.verified");
+    };
+    const failure = busy(id, "calls go on in it");
     const free = await handles.detach(
       id,
-      { graceMs: moveWaitMsMax, failure: refusal, force: false },
-      async (database) => {
-        const row = catalog.get(id);
-        if (row === undefined || database === undefined) return undefined;
-        // The handle is closed: nothing is added any more.
-        if (database.log.hasOpen || database.durableTxid < database.log.closedTxid) return undefined;
-        failPoints.reach("drop.paused");
-        progress?.commit();
-        const txid = Number(database.log.closedTxid);
-        try {
-          const freeFiles = await folder.drop(id);
-          catalog.put({
-            ...row,
-            stage: "remote",
-            head: "none",
-            baseTxid: txid,
-            sequence: txid,
-            durableSequence: txid,
-            sizeBytes: database.sizeBytes,
-            movedAtMs: row.stage === "remote" ? row.movedAtMs : clock.wallMs(),
-          });
-          failPoints.reach("drop.noted");
-          return freeFiles;
-        } catch (error) {
-          throw stageFailure("local", error);
-        }
+      { graceMs: moveWaitMsMax, failure, force: false, beforeClose },
+      (database) => {
+        return this.#takeHead(id, database, progress);
       },
     );
-    if (free === undefined) return false;
     try {
       await free();
     } catch (error) {
@@ -304,7 +277,35 @@ export class Moves {
       });
     }
     failPoints.reach("drop.end");
-    return true;
+  }
+
+  /** With the handle closed: nothing is added to it any more. */
+  async #takeHead(id: string, database: HostedDatabase | undefined, progress: Progress): Promise<() => Promise<void>> {
+    const { catalog, folder, failPoints, clock } = this.#host;
+    const row = catalog.get(id);
+    if (row === undefined || database === undefined) throw busy(id, "it was closed meanwhile");
+    const { log, durableTxid, sizeBytes } = database;
+    if (log.hasOpen || durableTxid < log.closedTxid) throw busy(id, "it was written meanwhile");
+    failPoints.reach("drop.paused");
+    progress.commit();
+    const txid = Number(log.closedTxid);
+    try {
+      const free = await folder.drop(id);
+      catalog.put({
+        ...row,
+        stage: "remote",
+        head: "none",
+        baseTxid: txid,
+        sequence: txid,
+        durableSequence: txid,
+        sizeBytes,
+        movedAtMs: row.stage === "remote" ? row.movedAtMs : clock.wallMs(),
+      });
+      failPoints.reach("drop.noted");
+      return free;
+    } catch (error) {
+      throw stageFailure("local", error);
+    }
   }
 
   /** Only the label: the head is there already. */
@@ -328,6 +329,10 @@ export class Moves {
   async #requireFolded(database: HostedDatabase): Promise<void> {
     if (await database.whenRetired(this.#host.moveWaitMsMax)) return;
     throw busy(database.id, "long reads use the file that it was moved from");
+  }
+
+  #wait(msMax: number, { cancel }: Progress): { readonly deadlineAtMs: number; readonly cancel: Cancel } {
+    return { deadlineAtMs: this.#host.clock.now() + msMax, cancel };
   }
 
   #call(progress: Progress): StageCall {

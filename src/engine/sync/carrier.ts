@@ -48,7 +48,7 @@ export class Carrier {
     if (row === undefined || row.isFenced) {
       settle(entry);
       const gone = new Failure("DATABASE_NOT_FOUND", { database: entry.id });
-      entry.waits.rejectAll(row === undefined ? gone : fencedFailure(row.id, BigInt(row.durableSequence)));
+      rejectWaits(entry, row === undefined ? gone : fencedFailure(row.id, BigInt(row.durableSequence)));
       return;
     }
     if (entry.isUnsynced) {
@@ -186,7 +186,10 @@ export class Carrier {
     const { signal } = entry.controller;
     const row = host.row(entry.id);
     entry.hasNewFacts = false;
-    if (row === undefined || row.manifestVersion === row.etagVersion) return;
+    if (row === undefined || row.manifestVersion === row.etagVersion) {
+      entry.factsWaits.resolve(() => true);
+      return;
+    }
     host.failPoints.reach("manifest.begin");
     try {
       await storeCall(this.#context, signal, 0, (call) => publish(remote, row, call));
@@ -197,6 +200,7 @@ export class Carrier {
     host.failPoints.reach("manifest.stored");
     this.#puts++;
     host.save(entry.id, { manifestVersion: row.etagVersion });
+    entry.factsWaits.resolve((wanted) => wanted <= row.etagVersion);
   }
 
   #fence(entry: SyncEntry, database: SyncedDatabase): void {
@@ -215,9 +219,14 @@ export class Carrier {
     database.fence(failure);
     this.#context.host.save(entry.id, { isFenced: true });
     this.#context.host.failPoints.reach("fence.noted");
-    entry.waits.rejectAll(failure);
+    rejectWaits(entry, failure);
     this.#hooks.account(entry);
   }
+}
+
+function rejectWaits(entry: SyncEntry, failure: Failure): void {
+  entry.waits.rejectAll(failure);
+  entry.factsWaits.rejectAll(failure);
 }
 
 function settle(entry: SyncEntry): void {

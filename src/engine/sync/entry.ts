@@ -20,6 +20,8 @@ export class SyncEntry {
   readonly id: string;
   /** Those that wait for the remote stage to hold a TXID. */
   readonly waits: Waits<bigint>;
+  /** Those that wait for the manifest to have an `etagVersion`. */
+  readonly factsWaits: Waits<number>;
   readonly upload: Job;
   readonly uploadDue: Due;
   readonly upkeep: Job;
@@ -49,6 +51,7 @@ export class SyncEntry {
   constructor(id: string, clock: Clock, work: EntryWork) {
     this.id = id;
     this.waits = new Waits(clock);
+    this.factsWaits = new Waits(clock);
     this.upload = { run: () => work.upload(this), ended: () => work.uploadEnded(this) };
     this.upkeep = { run: () => work.upkeep(this), ended: () => work.upkeepEnded(this) };
     this.uploadDue = { dueAtMs: 0, place: -1, run: () => work.uploadDue(this) };

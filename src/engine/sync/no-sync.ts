@@ -35,6 +35,7 @@ export const noSync: Sync = {
   committed: ignored,
   durable: refused,
   uploadAll: refused,
+  publish: refused,
   factsChanged: ignored,
   suspect: ignored,
   isBusy: () => false,

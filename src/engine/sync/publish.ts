@@ -30,6 +30,13 @@ function manifestOf(row: CatalogRow, prefix: string, stored?: Manifest): Manifes
   };
 }
 
+/** In what may change of one history. The version alone says too little: a change whose answer was lost may have used it. */
+function isSame(one: Manifest, other: Manifest): boolean {
+  const parts = ({ etagVersion, prefix, foreignKeys, labels }: Manifest) =>
+    JSON.stringify([etagVersion, prefix, foreignKeys, Object.entries(labels).sort(([a], [b]) => (a < b ? -1 : 1))]);
+  return parts(one) === parts(other);
+}
+
 /**
  * Creates or changes the manifest of a database. Rejects with FencedError when the one that is stored is of another database, or
  * of a history that another server has begun.
@@ -44,8 +51,9 @@ export async function publish(remote: RemoteStage, row: CatalogRow, call: Object
     isNew = stored === undefined;
     if (stored === undefined) continue;
     if (stored.manifest.lineage !== row.lineage) throw new FencedError(1n);
-    if (stored.manifest.etagVersion === row.etagVersion && stored.manifest.prefix === prefix) return;
-    if ((await manifests.replace(manifestOf(row, prefix, stored.manifest), stored.etag, call)) !== undefined) return;
+    const wanted = manifestOf(row, prefix, stored.manifest);
+    if (isSame(wanted, stored.manifest)) return;
+    if ((await manifests.replace(wanted, stored.etag, call)) !== undefined) return;
   }
   throw new Error(`the manifest of ${row.id} changes all the time`);
 }

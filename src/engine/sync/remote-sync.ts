@@ -2,6 +2,7 @@
 import { Failure } from "../../failure/failure.ts";
 import type { CallOptions } from "../../sqlite/executor.ts";
 import type { RemoteStage } from "../../stages/remote.ts";
+import type { CatalogRow } from "../catalog.ts";
 import type { DurabilityLevel } from "../engine.ts";
 import { Backlog } from "./backlog.ts";
 import { Carrier } from "./carrier.ts";
@@ -9,7 +10,9 @@ import { Discovery } from "./discovery.ts";
 import { SyncEntry } from "./entry.ts";
 import { fencedFailure } from "./fenced.ts";
 import { Lane } from "./lane.ts";
+import { publish } from "./publish.ts";
 import { Replicas } from "./replicas.ts";
+import { type StoreContext, storeCall } from "./store-context.ts";
 import { backOffMs, isStoreFailure, StoreHealth } from "./store-health.ts";
 import type {
   FoundAtStart,
@@ -34,6 +37,9 @@ const intervalJitter = 0.2;
 
 const upkeepSoonMs = 60_000;
 
+/** Failures in a row after which a database is left to the next start. */
+const closeTryCountMax = 5;
+
 /** Spread of uploads that have waited for the store, once it answers again. */
 const comeBackMs = 1_000;
 
@@ -52,6 +58,9 @@ export class RemoteSync implements Sync {
   readonly #isAutomatic: boolean;
   readonly #entries = new Map<string, SyncEntry>();
   readonly #replicas = new Replicas();
+  readonly #context: StoreContext;
+  /** Ends what callers publish by themselves. */
+  readonly #publishing = new AbortController();
   readonly #timetable: Timetable;
   readonly #health: StoreHealth;
   readonly #backlog: Backlog;
@@ -78,6 +87,7 @@ export class RemoteSync implements Sync {
     });
     this.#backlog = new Backlog(clock, limits.unsyncedBytesMax, () => this.#expedite());
     const context = { host, remote, limits, health: this.#health, replicas: this.#replicas };
+    this.#context = context;
     const lane = (countMax: number) =>
       new Lane({
         countMax,
@@ -149,9 +159,30 @@ export class RemoteSync implements Sync {
     for (;;) {
       const { log } = database;
       const last = log.hasOpen ? log.openTxid : log.closedTxid;
-      if (last <= database.durableTxid) return database.durableTxid;
-      await this.durable(database, last, wait);
+      if (last > database.durableTxid) await this.durable(database, last, wait);
+      else if (!(await this.#publishKnown(database.id, wait))) return database.durableTxid;
     }
+  }
+
+  async publish(row: CatalogRow): Promise<void> {
+    const { signal } = this.#publishing;
+    try {
+      await storeCall(this.#context, signal, 0, (call) => publish(this.#context.remote, row, call));
+    } catch (error) {
+      throw isStoreFailure(error) ? unavailable(error) : error;
+    }
+  }
+
+  /** Waits for the manifest to have the facts; false when it has them already. */
+  async #publishKnown(id: string, wait: SyncWait): Promise<boolean> {
+    const row = this.#host.row(id);
+    if (row === undefined || row.manifestVersion === row.etagVersion) return false;
+    if (this.#isClosing) throw new Failure("SHUTTING_DOWN");
+    const entry = this.#entryOf(id);
+    entry.hasNewFacts = true;
+    this.#want(entry);
+    await entry.factsWaits.wait(row.etagVersion, wait, unavailable);
+    return true;
   }
 
   factsChanged(id: string): void {
@@ -195,6 +226,7 @@ export class RemoteSync implements Sync {
     this.#replicas.forget(id);
     if (entry === undefined) return;
     entry.waits.rejectAll(failure);
+    entry.factsWaits.rejectAll(failure);
     entry.controller.abort(failure);
     this.#uploads.remove(entry.upload);
     this.#upkeeps.remove(entry.upkeep);
@@ -278,12 +310,14 @@ export class RemoteSync implements Sync {
     for (const entry of this.#entries.values()) {
       if (entry.isUnsynced) left++;
       entry.waits.rejectAll(failure);
+      entry.factsWaits.rejectAll(failure);
       entry.controller.abort(failure);
     }
     if (left > 0) {
       log("warn", "not everything was uploaded at the end; the next start goes on", { databases: left });
     }
     this.#backlog.end(failure);
+    this.#publishing.abort(failure);
     await Promise.all([this.#uploads.whenIdle(), this.#upkeeps.whenIdle(), this.#discovery.whenIdle()]);
     this.#timetable.clear();
   }
@@ -349,10 +383,10 @@ export class RemoteSync implements Sync {
     }
   }
 
-  /** At the end what fails is tried again at once, until the store counts as away: then all is left to the next start. */
+  /** At the end what fails is tried again at once, a few times; when the store counts as away all is left to the next start. */
   #uploadEndedAtClose(entry: SyncEntry): void {
     if (this.#health.isAway) this.#uploads.clear();
-    else if (entry.uploadFailures > 0 || entry.isUnsynced) this.#uploads.add(entry.upload, true);
+    else if (entry.isUnsynced && entry.uploadFailures < closeTryCountMax) this.#uploads.add(entry.upload, true);
   }
 
   async #runUpkeep(entry: SyncEntry): Promise<void> {
@@ -413,7 +447,8 @@ export class RemoteSync implements Sync {
 
   /** An entry that has nothing more to do is not kept. */
   #forgetIfIdle(entry: SyncEntry): void {
-    if (entry.isUnsynced || entry.hasNewFacts || entry.isFenced || entry.waits.count > 0) return;
+    if (entry.isUnsynced || entry.hasNewFacts || entry.isFenced || entry.waits.count > 0 || entry.factsWaits.count > 0)
+      return;
     if (this.#uploads.isRunning(entry.upload) || this.#uploads.isWaiting(entry.upload)) return;
     if (entry.uploadDue.place >= 0 || entry.upkeepDue.place >= 0) return;
     this.#drop(entry);
@@ -478,4 +513,9 @@ export class RemoteSync implements Sync {
     this.#uploads.pump();
     this.#upkeeps.pump();
   }
+}
+
+function unavailable(cause?: unknown): Failure {
+  const options = { retryAfterMs: 1_000 };
+  return new Failure("STAGE_UNAVAILABLE", { stage: "remote" }, cause === undefined ? options : { ...options, cause });
 }

@@ -156,10 +156,15 @@ export interface Sync {
    * will be, with CallCancelled, or with STAGE_NOT_CONFIGURED.
    */
   durable(database: SyncedDatabase, txid: bigint, options: SyncWait): Promise<void>;
-  /** Labels or SQL options have changed: brings the manifest in step, also of a database without a head. */
+  /** Labels or SQL options have changed: brings the manifest in step. */
   factsChanged(id: string): void;
   /**
-   * Uploads everything that a database has, for a move outward. As `durable`; `signal` ends it early. Resolves with the
+   * Brings the manifest of a database without a head in step with facts that it is about to have: there its manifest is what
+   * keeps them.
+   */
+  publish(row: CatalogRow): Promise<void>;
+  /**
+   * Uploads everything that a database has, its facts too, for a move outward. As `durable`; `signal` ends it early. Resolves with the
    * TXID up to which the remote stage holds it.
    */
   uploadAll(database: SyncedDatabase, wait: SyncWait): Promise<bigint>;

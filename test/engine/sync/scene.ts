@@ -38,6 +38,8 @@ export class TestLog implements SyncLog {
   position = 0n;
   unsyncedBytes = 0;
   closes = 0;
+  /** When a batch is made; a second after the one before unless told otherwise. */
+  timeOf = (txid: bigint): number => startMs + 1_000 * Number(txid);
   #pending: Batch[] = [];
   readonly #files: MemoryFiles;
   readonly #writer: string;
@@ -116,7 +118,7 @@ export class TestLog implements SyncLog {
       commit: 2,
       minTxid: txid,
       maxTxid: txid,
-      timestampMs: startMs + 1_000 * Number(txid),
+      timestampMs: this.timeOf(txid),
       walOffset: 32,
     };
     async function* pages() {
