@@ -5,14 +5,11 @@ import type { ReplicaFile } from "../ltx/replica.ts";
 import { isObjectStoreError, type ObjectStore } from "../objects/object-store.ts";
 import { applyLtx, type ChainState } from "./apply.ts";
 import { turn } from "./calls.ts";
-import { type FetchedObject, ObjectSequence, type PartBudget } from "./fetch.ts";
+import { type FetchBudget, type FetchedObject, ObjectSequence } from "./fetch.ts";
 import type { PageSink } from "./paged-file.ts";
 import type { ReplicaFiles } from "./replica-files.ts";
 import type { StageCall } from "./stage.ts";
 
-/** Large enough that the time of a request does not count, small enough that several fit. */
-const partBytes = 4 * 1024 * 1024;
-const aheadCount = 4;
 /** A few milliseconds of work. */
 const pagesPerTurn = 256;
 
@@ -48,7 +45,7 @@ export function isOfFile(error: unknown): boolean {
 
 export interface ChainInput {
   readonly store: ObjectStore;
-  readonly budget: PartBudget;
+  readonly budget: FetchBudget;
   readonly files: ReplicaFiles;
   /** In order, the first a snapshot. */
   readonly plan: readonly ReplicaFile[];
@@ -68,7 +65,7 @@ export async function applyChain(
   const objects: FetchedObject[] = plan.map((file) => ({ key: files.key(file), byteCount: file.byteCount }));
   const tooShort = plan.find(({ byteCount }) => byteCount < headerBytes);
   if (tooShort !== undefined) throw new FileFailure(tooShort, new LtxFailure("truncated", "the file is too short"));
-  const sequence = new ObjectSequence(store, objects, call, { partBytes, aheadCount, budget, onBytes });
+  const sequence = new ObjectSequence(store, objects, call, { budget, onBytes });
   let sink: PageSink | undefined;
   let state: ChainState | undefined;
   const sinkOf = ({ pageSize }: { readonly pageSize: number }) => {

@@ -3,41 +3,54 @@ import { LtxFailure } from "../ltx/ltx-failure.ts";
 import { type ObjectStore, ObjectStoreError } from "../objects/object-store.ts";
 import type { StageCall } from "./stage.ts";
 
-/** A bound on parts in memory that readers share. First come, first served: whoever holds a part can hand it out. */
-export class PartBudget {
-  readonly #waiting: (() => void)[] = [];
-  #free: number;
+/** A bound on bytes in memory that readers share. First come, first served: whoever holds a part can hand it out. */
+export class FetchBudget {
+  readonly #bytesMax: number;
+  readonly #waiting: { readonly byteCount: number; readonly start: () => void }[] = [];
+  #takenBytes = 0;
 
-  constructor(countMax: number) {
-    this.#free = countMax;
+  constructor(bytesMax: number) {
+    this.#bytesMax = bytesMax;
   }
 
-  /** A part that may be fetched; undefined, when there is no room just now. */
-  tryTake(): boolean {
-    if (this.#free === 0 || this.#waiting.length > 0) return false;
-    this.#free--;
+  /** True when there is room just now. A part that is larger than everything may be fetched alone. */
+  tryTake(byteCount: number): boolean {
+    if (this.#waiting.length > 0 || !this.#hasRoom(byteCount)) return false;
+    this.#takenBytes += byteCount;
     return true;
   }
 
-  async take(): Promise<void> {
-    if (this.tryTake()) return;
-    await new Promise<void>((resolve) => this.#waiting.push(resolve));
+  async take(byteCount: number): Promise<void> {
+    if (this.tryTake(byteCount)) return;
+    await new Promise<void>((start) => this.#waiting.push({ byteCount, start }));
   }
 
-  give(): void {
-    const next = this.#waiting.shift();
-    if (next === undefined) this.#free++;
-    else next();
+  give(byteCount: number): void {
+    this.#takenBytes -= byteCount;
+    for (let first = this.#waiting[0]; first !== undefined; first = this.#waiting[0]) {
+      if (!this.#hasRoom(first.byteCount)) return;
+      this.#waiting.shift();
+      this.#takenBytes += first.byteCount;
+      first.start();
+    }
+  }
+
+  #hasRoom(byteCount: number): boolean {
+    return this.#takenBytes === 0 || this.#takenBytes + byteCount <= this.#bytesMax;
   }
 }
 
 export interface FetchOptions {
-  readonly partBytes: number;
-  /** Parts of one reader that are on their way, or wait to be read. At least 1. */
-  readonly aheadCount: number;
-  readonly budget: PartBudget;
+  readonly budget: FetchBudget;
   readonly onBytes?: ((byteCount: number) => void) | undefined;
 }
+
+/** Parts of one reader that are on their way, or wait to be read. */
+const aheadBytes = 16 * 1024 * 1024;
+const aheadCount = 16;
+/** Large enough that the time of a request does not count; the first ones small, so that there is work at once. */
+const partBytesMax = 4 * 1024 * 1024;
+const firstPartBytes = 512 * 1024;
 
 /** An object of a size that a list has told. */
 export interface FetchedObject {
@@ -46,6 +59,7 @@ export interface FetchedObject {
 }
 
 interface Part {
+  readonly byteCount: number;
   /** Settled, whatever comes of it, and never rejecting. */
   readonly result: Promise<{ readonly bytes: Uint8Array } | { readonly error: unknown }>;
 }
@@ -63,6 +77,8 @@ export class ObjectSequence {
   readonly #detach: () => void;
   /** On their way, or here, in order. */
   readonly #parts: Part[] = [];
+  #aheadBytes = 0;
+  #partBytes = firstPartBytes;
   #object = 0;
   #offset = 0;
 
@@ -85,7 +101,7 @@ export class ObjectSequence {
       const part = this.#parts.shift();
       if (part === undefined) throw new Error("objects are read in the order in which they were given");
       const result = await part.result;
-      this.#options.budget.give();
+      this.#give(part);
       if ("error" in result) throw result.error;
       done += result.bytes.length;
       this.#options.onBytes?.(result.bytes.length);
@@ -98,39 +114,50 @@ export class ObjectSequence {
   async close(): Promise<void> {
     this.#detach();
     this.#ended.abort(new ObjectStoreError("unavailable", "nobody reads it any more"));
-    for (const { result } of this.#parts.splice(0)) {
-      await result;
-      this.#options.budget.give();
+    for (const part of this.#parts.splice(0)) {
+      await part.result;
+      this.#give(part);
     }
+  }
+
+  #give({ byteCount }: Part): void {
+    this.#aheadBytes -= byteCount;
+    this.#options.budget.give(byteCount);
   }
 
   /** At least one part. */
   async #fill(): Promise<void> {
-    if (this.#parts.length === 0 && this.#hasMore) {
-      await this.#options.budget.take();
-      this.#begin();
+    const byteCount = this.#nextBytes;
+    if (this.#parts.length === 0 && byteCount > 0) {
+      await this.#options.budget.take(byteCount);
+      this.#begin(byteCount);
     }
     this.#fillSome();
   }
 
   #fillSome(): void {
-    while (this.#parts.length < this.#options.aheadCount && this.#hasMore && this.#options.budget.tryTake()) {
-      this.#begin();
+    for (let byteCount = this.#nextBytes; byteCount > 0; byteCount = this.#nextBytes) {
+      const hasRoom = this.#parts.length < aheadCount && this.#aheadBytes + byteCount <= aheadBytes;
+      if (!hasRoom || !this.#options.budget.tryTake(byteCount)) return;
+      this.#begin(byteCount);
     }
   }
 
-  get #hasMore(): boolean {
-    return this.#object < this.#objects.length;
+  /** Size of the part that comes next; 0 when there is none. */
+  get #nextBytes(): number {
+    const object = this.#objects[this.#object];
+    return object === undefined ? 0 : Math.min(this.#partBytes, object.byteCount - this.#offset);
   }
 
-  #begin(): void {
+  #begin(byteCount: number): void {
     const object = this.#objects[this.#object] as FetchedObject;
-    const byteCount = Math.min(this.#options.partBytes, object.byteCount - this.#offset);
     const result = fetchPart(this.#store, object, this.#offset, byteCount, this.#call).then(
       (bytes) => ({ bytes }),
       (error: unknown) => ({ error }),
     );
-    this.#parts.push({ result });
+    this.#parts.push({ byteCount, result });
+    this.#aheadBytes += byteCount;
+    this.#partBytes = Math.min(partBytesMax, this.#partBytes * 2);
     this.#offset += byteCount;
     if (this.#offset < object.byteCount) return;
     this.#object++;

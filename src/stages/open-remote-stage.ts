@@ -4,7 +4,8 @@ import type { FileSystem } from "../files/file-system.ts";
 import type { ReplicaLayout } from "../ltx/replica.ts";
 import { defaultRetention, type RetentionRules } from "../ltx/retention.ts";
 import { checkKey, type ObjectStore } from "../objects/object-store.ts";
-import { PartBudget } from "./fetch.ts";
+import { FetchBudget } from "./fetch.ts";
+import { FileHints } from "./file-hints.ts";
 import { type Manifests, StoredManifests } from "./manifest.ts";
 import type { RemoteReplica, RemoteStage } from "./remote.ts";
 import { type ReplicaContext, StoredReplica } from "./remote-replica.ts";
@@ -24,9 +25,12 @@ export interface RemoteStageOptions {
   readonly retention?: RetentionRules | undefined;
   /** Files that one compaction takes at most; 256 unless told otherwise. */
   readonly compactionFilesMax?: number | undefined;
-  /** Parts of 4 MiB that restores hold in memory, all together; 32 unless told otherwise. */
-  readonly partCountMax?: number | undefined;
+  /** Fetched bytes that restores hold in memory, all together; 64 MiB unless told otherwise. */
+  readonly fetchBytesMax?: number | undefined;
 }
+
+/** Histories of which it is remembered what is stored. */
+const hintCountMax = 10_000;
 
 /** Asks nothing of the store: see `probe`. */
 export async function openRemoteStage(options: RemoteStageOptions): Promise<RemoteStage> {
@@ -44,13 +48,14 @@ class ObjectStage implements RemoteStage {
 
   constructor(options: RemoteStageOptions, spool: Spool) {
     const { store, layout, displayName, fileSystem, clock, random } = options;
-    const { retention = defaultRetention, compactionFilesMax = 256, partCountMax = 32 } = options;
+    const { retention = defaultRetention, compactionFilesMax = 256, fetchBytesMax = 64 * 1024 * 1024 } = options;
     this.displayName = displayName;
     this.store = store;
     this.layout = layout;
     this.manifests = new StoredManifests(store, random);
-    const budget = new PartBudget(partCountMax);
-    this.#context = { store, layout, fileSystem, clock, random, spool, budget, retention, compactionFilesMax };
+    const budget = new FetchBudget(fetchBytesMax);
+    const hints = new FileHints(hintCountMax);
+    this.#context = { store, layout, fileSystem, clock, random, spool, budget, hints, retention, compactionFilesMax };
   }
 
   /** Nobody knows how much room a store has. */

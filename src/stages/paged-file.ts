@@ -23,6 +23,8 @@ export class PagedFile implements PageSink {
   readonly #runPagesMax: number;
   readonly #isFlushed: boolean;
   readonly #writes = new Set<Promise<void>>();
+  /** Of writes that are over. */
+  readonly #spare: Buffer[] = [];
   #run: Buffer | undefined;
   #runStart = 0;
   #runCount = 0;
@@ -72,7 +74,7 @@ export class PagedFile implements PageSink {
   }
 
   #begin(number: number, bytes: Uint8Array): void {
-    this.#run = Buffer.allocUnsafeSlow(this.#runPagesMax * this.#pageSize);
+    this.#run = this.#spare.pop() ?? Buffer.allocUnsafeSlow(this.#runPagesMax * this.#pageSize);
     this.#runStart = number;
     this.#runCount = 0;
     this.#put(bytes);
@@ -95,7 +97,10 @@ export class PagedFile implements PageSink {
       .catch((error: unknown) => {
         this.#problem ??= { error };
       })
-      .finally(() => this.#writes.delete(write));
+      .finally(() => {
+        this.#writes.delete(write);
+        this.#spare.push(run);
+      });
     this.#writes.add(write);
     this.#writtenBytes += bytes.length;
     if (this.#isFlushed && this.#writtenBytes >= flushEveryBytes && this.#flush === undefined) this.#flushSome();

@@ -23,7 +23,8 @@ import {
 import { checkHeader } from "./apply.ts";
 import { turn } from "./calls.ts";
 import { applyChain, FileFailure, isOfFile } from "./chain.ts";
-import { fetchObject, fetchPart, type PartBudget } from "./fetch.ts";
+import { type FetchBudget, fetchObject, fetchPart } from "./fetch.ts";
+import type { FileHints } from "./file-hints.ts";
 import { fileSource } from "./local-bytes.ts";
 import { noPages } from "./paged-file.ts";
 import { FencedError, type RemoteReplica } from "./remote.ts";
@@ -40,7 +41,8 @@ export interface ReplicaContext {
   readonly clock: Clock;
   readonly random: (byteCount: number) => Uint8Array;
   readonly spool: Spool;
-  readonly budget: PartBudget;
+  readonly budget: FetchBudget;
+  readonly hints: FileHints;
   readonly retention: RetentionRules;
   readonly compactionFilesMax: number;
 }
@@ -101,8 +103,7 @@ export class StoredReplica implements RemoteReplica {
   async load(call: StageCall): Promise<void> {
     const startMs = this.#context.clock.now();
     await this.#files.load(call);
-    this.#isLoaded = true;
-    this.#knownAtMs = startMs;
+    this.#loadedAt(startMs);
   }
 
   async loadTimes(call: StageCall): Promise<void> {
@@ -163,10 +164,18 @@ export class StoredReplica implements RemoteReplica {
   }
 
   async restore(input: RestoreInput, call: StageCall): Promise<Restored> {
-    await this.#ensureLoaded(call);
-    if (isTime(input.target)) await this.#files.loadTimes(call);
+    const assumed = this.#isLoaded || isTime(input.target) ? [] : this.#context.hints.get(this.prefix);
+    const restoring = new Restoring(this.#context, this.#files, input, call);
     try {
-      return await new Restoring(this.#context, this.#files, input, call).run();
+      if (assumed.length > 0) {
+        const startMs = this.#context.clock.now();
+        const restored = await restoring.runAhead(assumed);
+        this.#loadedAt(startMs);
+        return restored;
+      }
+      await this.#ensureLoaded(call);
+      if (isTime(input.target)) await this.#files.loadTimes(call);
+      return await restoring.run();
     } catch (error) {
       throw error instanceof LtxFailure ? onStage(error) : error;
     }
@@ -203,6 +212,7 @@ export class StoredReplica implements RemoteReplica {
     await this.#context.store.delete(keys, call);
     this.#files.delete([...this.#files.all]);
     this.#isLoaded = true;
+    this.#context.hints.delete(this.prefix);
   }
 
   async claim(nowMs: number, call: StageCall): Promise<bigint> {
@@ -224,6 +234,12 @@ export class StoredReplica implements RemoteReplica {
     return txid;
   }
 
+  #loadedAt(startMs: number): void {
+    this.#isLoaded = true;
+    this.#knownAtMs = startMs;
+    this.#context.hints.set(this.prefix, this.#files);
+  }
+
   async #ensureLoaded(call: StageCall): Promise<void> {
     if (!this.#isLoaded) await this.load(call);
   }
@@ -239,7 +255,7 @@ export class StoredReplica implements RemoteReplica {
     }
     await this.#confirm(file, startMs, call);
     this.#files.add(file);
-    this.#knownAtMs = startMs;
+    this.#loadedAt(startMs);
   }
 
   /**

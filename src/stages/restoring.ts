@@ -2,11 +2,12 @@
 import { Failure } from "../failure/failure.ts";
 import type { FileSystem } from "../files/file-system.ts";
 import { LtxFailure } from "../ltx/ltx-failure.ts";
+import type { ReplicaFile } from "../ltx/replica.ts";
 import { planRestore, type RestorePlan, type RestoreTarget } from "../ltx/restore-plan.ts";
 import type { ObjectStore } from "../objects/object-store.ts";
 import type { ChainState } from "./apply.ts";
 import { applyChain, FileFailure } from "./chain.ts";
-import type { PartBudget } from "./fetch.ts";
+import type { FetchBudget } from "./fetch.ts";
 import { PagedFile } from "./paged-file.ts";
 import type { ReplicaFiles } from "./replica-files.ts";
 import type { DamagedFile, Restored, RestoreInput, StageCall } from "./stage.ts";
@@ -17,7 +18,7 @@ const damagedMax = 8;
 export interface RestoringContext {
   readonly store: ObjectStore;
   readonly fileSystem: FileSystem;
-  readonly budget: PartBudget;
+  readonly budget: FetchBudget;
 }
 
 /**
@@ -42,18 +43,48 @@ export class Restoring {
     this.#call = call;
   }
 
+  /** By what is known for certain. */
   async run(): Promise<Restored> {
     for (;;) {
       const plan = await this.#plan();
       try {
-        const { maxTxid: txid, pageSize, pageCount, timestampMs } = await this.#apply(plan);
-        const damaged = [...this.#damaged.values()];
-        return { txid, pageSize, pageCount, timestampMs, readBytes: this.#readBytes, damaged };
+        return this.#restored(await this.#apply(plan));
       } catch (error) {
         if (!(error instanceof FileFailure)) throw error;
         await this.#learn(error);
       }
     }
+  }
+
+  /**
+   * By what was known some time ago, while the list is on its way: where the list leads to the same files, no time was lost
+   * waiting for it.
+   */
+  async runAhead(assumed: readonly ReplicaFile[]): Promise<Restored> {
+    const guess = planRestore(assumed, this.#input.target);
+    // Settled, so that a failure of one does not leave the other behind.
+    const [ahead, listed] = await Promise.allSettled([
+      guess.kind === "plan" ? this.#apply(guess) : undefined,
+      this.#reload(),
+    ]);
+    if (listed.status === "rejected") throw listed.reason;
+    if (ahead.status === "rejected" && !(ahead.reason instanceof FileFailure)) throw ahead.reason;
+    if (ahead.status === "fulfilled" && ahead.value !== undefined && guess.kind === "plan") {
+      const plan = planRestore(this.#files.all, this.#input.target);
+      if (plan.kind === "plan" && this.#isSame(plan.files, guess.files)) return this.#restored(ahead.value);
+    }
+    return this.run();
+  }
+
+  #restored({ maxTxid: txid, pageSize, pageCount, timestampMs }: ChainState): Restored {
+    const damaged = [...this.#damaged.values()];
+    return { txid, pageSize, pageCount, timestampMs, readBytes: this.#readBytes, damaged };
+  }
+
+  #isSame(a: readonly ReplicaFile[], b: readonly ReplicaFile[]): boolean {
+    const text = (files: readonly ReplicaFile[]) =>
+      files.map((file) => `${this.#files.key(file)} ${file.byteCount}`).join();
+    return text(a) === text(b);
   }
 
   /** A plan that leads as far as the first one did. */

@@ -5,7 +5,7 @@ import { systemClock } from "../../src/clock.ts";
 import { parseReplicaKey, type ReplicaFile } from "../../src/ltx/replica.ts";
 import { type Fault, type FaultyOperation, FaultyStore, seededFaults } from "../../src/objects/faulty.ts";
 import { isObjectStoreError } from "../../src/objects/object-store.ts";
-import { FencedError, type RemoteReplica } from "../../src/stages/remote.ts";
+import { FencedError, type RemoteReplica, type RemoteStage } from "../../src/stages/remote.ts";
 import type { Batch } from "../../src/stages/stage.ts";
 import { call, keysOf } from "../objects/helpers.ts";
 import { ManualClock } from "../support/manual-clock.ts";
@@ -52,6 +52,8 @@ interface Scene {
   readonly calls: { operation: FaultyOperation; key: string }[];
   /** Faults that the next calls of an operation meet, one call each. */
   readonly faults: Map<FaultyOperation, Fault[]>;
+  stage(): Promise<RemoteStage>;
+  /** Of a stage of its own. */
   replica(options?: { isNew?: boolean }): Promise<RemoteReplica>;
   filled(count?: number): Promise<RemoteReplica>;
 }
@@ -73,9 +75,10 @@ function scene(
     },
   });
   const retention = retentionMs === undefined ? undefined : { levelZeroMs: 300_000, snapshotMs: retentionMs };
-  const replica = async (made?: { isNew?: boolean }) =>
-    (await openStage(faulty, folder, { clock, compactionFilesMax, retention })).replica(prefix, made);
+  const stage = () => openStage(faulty, folder, { clock, compactionFilesMax, retention });
+  const replica = async (made?: { isNew?: boolean }) => (await stage()).replica(prefix, made);
   return {
+    stage,
     store,
     calls,
     faults,
@@ -126,6 +129,47 @@ describe("requests", () => {
     await at.filled(4);
     await restored(await at.replica(), folder, call());
     expect([count(at, "list"), count(at, "get"), at.calls.length]).toEqual([1, 4, 5]);
+  });
+});
+
+describe("a database that this server knows", () => {
+  const twice = async (change: (at: Scene) => Promise<unknown>) => {
+    const at = scene();
+    const stage = await at.stage();
+    const replica = stage.replica(prefix);
+    for (const txid of [1, 2, 3, 4]) await replica.append(batch(txid), call());
+    await change(at);
+    at.calls.length = 0;
+    const other = stage.replica(prefix);
+    const { bytes, txid } = await restored(other, folder, call());
+    expect(bytes.equals(state(Number(txid)))).toBe(true);
+    return { at, txid, other };
+  };
+
+  it("is fetched while the list is on its way", async () => {
+    const { at, txid, other } = await twice(async () => undefined);
+    expect(at.calls.map(({ operation }) => operation).sort()).toEqual(["get", "get", "get", "get", "list"]);
+    expect(txid).toBe(4n);
+    await other.append(batch(5), call());
+    expect(count(at, "list")).toBe(1);
+  });
+
+  it("is fetched again when another has written meanwhile", async () => {
+    const { at, txid } = await twice(async (at) => {
+      const elsewhere = await at.replica();
+      await elsewhere.append(batch(5), call());
+    });
+    expect(txid).toBe(5n);
+    expect(count(at, "list")).toBe(1);
+  });
+
+  it("is fetched again when another has merged it meanwhile", async () => {
+    const { at, txid } = await twice(async (at) => {
+      await (await at.replica()).compact(1, startMs, call());
+      await at.store.delete([`${prefix}/0000/0000000000000002-0000000000000002.ltx`], call());
+    });
+    expect(txid).toBe(4n);
+    expect(count(at, "list")).toBe(1);
   });
 });
 
