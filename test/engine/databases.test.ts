@@ -267,8 +267,8 @@ describe("delete", () => {
     });
     const deleted = scene.engine.deleteDatabase("a", undefined, false);
     const created = scene.create("a");
+    while ((await scene.engine.getDatabase("a")).state !== "deleting") await new Promise(setImmediate);
     await failureOf(scene.run("a", "SELECT 1"), "DATABASE_NOT_FOUND");
-    expect((await scene.engine.getDatabase("a")).state).toBe("deleting");
     expect(existsSync(join(directoryPath, "databases", "a", "db.sqlite"))).toBe(true);
     while ((await cursor.next()) !== undefined);
     await deleted;

@@ -2,12 +2,16 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync
 import { join } from "node:path";
 import Database from "better-sqlite3";
 import { describe, expect, it } from "vitest";
+import { systemClock } from "../../src/clock.ts";
 import { Catalog } from "../../src/engine/catalog.ts";
 import { type Facts, readFacts, writeFacts } from "../../src/engine/facts.ts";
 import { type FileSystem, nodeFileSystem } from "../../src/engine/file-system.ts";
 import { Folder } from "../../src/engine/folder.ts";
 import { isDatabaseId, labelViolations } from "../../src/engine/names.ts";
+import { HeadFiles } from "../../src/engine/placement/head-files.ts";
 import { reconcile } from "../../src/engine/reconcile.ts";
+import { noFailPoints } from "../../src/fail-points.ts";
+import type { Executors } from "../../src/sqlite/executor.ts";
 import { temporaryFolders } from "../support/temporary-folder.ts";
 import { testRow } from "./support.ts";
 
@@ -195,6 +199,14 @@ describe("reconcile", () => {
         catalog,
         fileSystem: nodeFileSystem,
         folder,
+        files: new HeadFiles({
+          fileSystem: nodeFileSystem,
+          folder,
+          executors: undefined as unknown as Executors,
+          clock: systemClock,
+          failPoints: noFailPoints,
+          memoryPath: undefined,
+        }),
         log: (_, message, facts) => lines.push(`${facts["database"] ?? ""} ${message}`),
         newLineage: () => "ffffffffffffffff",
         nowMs: 77,
@@ -209,7 +221,7 @@ describe("reconcile", () => {
     for (const id of ["a", "b"]) await folder.create(testFacts(id), emptyDatabase);
     const before = await start();
     const rows = [before.get("a"), before.get("b")];
-    expect(rows[0]).toMatchObject({ ...testFacts("a"), state: "ready", sequence: 100, sizeBytes: 4096 });
+    expect(rows[0]).toMatchObject({ ...testFacts("a"), state: "ready", sequence: 1, sizeBytes: 4096 });
     before.close();
     for (const name of readdirSync(root)) if (name.startsWith("catalog")) rmSync(join(root, name));
     const after = await start();
@@ -229,7 +241,7 @@ describe("reconcile", () => {
     first.close();
     const second = await start();
     expect(second.ids().sort()).toEqual(["both", "only-folder"]);
-    expect(second.get("both")).toMatchObject({ etagVersion: 4, sequence: 100, lastAccessTimeMs: 9 });
+    expect(second.get("both")).toMatchObject({ etagVersion: 4, lastAccessTimeMs: 9 });
     expect(lines.filter((line) => line.startsWith("only-catalog"))).toHaveLength(1);
     second.close();
   });
@@ -261,7 +273,6 @@ describe("reconcile", () => {
       expect(catalog.get(id)).toMatchObject({
         lineage: "ffffffffffffffff",
         labels: { team: "x" },
-        sequence: 100,
         state: "ready",
       });
       expect(lines.filter((line) => line.startsWith(id))).toHaveLength(1);

@@ -84,7 +84,9 @@ export class Carrier {
         // Commits from here on count for the batch after this one.
         entry.openSinceMs = undefined;
         try {
-          batch = await log.close();
+          await log.close();
+          // Others close batches, too: theirs may be the first.
+          [batch] = log.pending();
         } catch (error) {
           entry.openSinceMs = openSinceMs ?? this.#context.host.clock.now();
           throw error;
