@@ -413,9 +413,9 @@ export class HostedDatabase implements Checkpointed, SyncedDatabase {
   async acknowledge(result: CallResult, durability: DurabilityLevel, options: CallOptions): Promise<EngineAnswer> {
     const answer = this.committed(result);
     // A stored answer may be of a write that was less durable, or whose flush nobody lived to see.
-    if (!result.committed && !result.replayed) return answer;
-    if (durability === "local") await this.#flush();
+    if (durability === "local" && (result.committed || result.replayed)) await this.#flush();
     if (durability !== "remote") return answer;
+    // Also when it changed nothing: what it has seen is in the position, and may be less durable.
     await this.#host.sync().durable(this, answer.position.sequence, options);
     return { ...answer, durablePosition: this.durablePosition };
   }
