@@ -5,13 +5,14 @@ import { Failure } from "../../failure/failure.ts";
 import type { FileSystem } from "../../files/file-system.ts";
 import type { Manifest } from "../../stages/manifest.ts";
 import type { RemoteStage } from "../../stages/remote.ts";
-import type { StageCall } from "../../stages/stage.ts";
+import type { Restored, StageCall } from "../../stages/stage.ts";
 import type { Catalog, CatalogRow } from "../catalog.ts";
 import { type Facts, factsOf } from "../facts.ts";
 import { stageFailure } from "../failures.ts";
 import type { Folder } from "../folder.ts";
 import { LogFolder } from "../log/log-folder.ts";
 import type { EngineLog } from "../options.ts";
+import { prefixOf } from "../sync/publish.ts";
 import type { HeadFiles } from "./head-files.ts";
 
 export interface HeadBringerHost {
@@ -55,15 +56,14 @@ export class HeadBringer {
     failPoints.reach("hydrate.begin");
     const release = await this.#host.room(row);
     try {
-      // Another server, or a restore that was cut off, may have published another history.
-      const { manifest } = (await remote.manifests.read(id, call)) ?? { manifest: undefined };
-      if (manifest === undefined) throw this.#missing(id, "its manifest is gone");
       let facts: Facts | undefined;
+      let manifestVersion = 0;
       await folder.make(
         id,
         async (path) => {
-          const replica = remote.replica(manifest.prefix);
-          const { txid, damaged } = await replica.restore({ path, flush: true }, call);
+          const { manifest, restored } = await this.#fetch(row, remote, path, call);
+          const { txid, damaged } = restored;
+          manifestVersion = manifest.etagVersion;
           for (const { name, failure } of damaged) {
             this.#host.log("error", "a file of the remote stage is damaged; another stood in for it", {
               database: id,
@@ -95,7 +95,7 @@ export class HeadBringer {
         ...facts,
         sequence,
         durableSequence: facts.baseTxid,
-        manifestVersion: manifest.etagVersion,
+        manifestVersion,
         sizeBytes: folder.sizeBytes(id),
       });
       failPoints.reach("hydrate.end");
@@ -104,6 +104,27 @@ export class HeadBringer {
     } finally {
       release();
     }
+  }
+
+  /**
+   * Restores what the catalog knows of while the manifest is on its way: seldom has another server, or a restore that was cut
+   * off, published another history, and then that one is restored.
+   */
+  async #fetch(
+    row: CatalogRow,
+    remote: RemoteStage,
+    path: string,
+    call: StageCall,
+  ): Promise<{ readonly manifest: Manifest; readonly restored: Restored }> {
+    const prefix = prefixOf(remote, row);
+    const restore = (from: string) => remote.replica(from).restore({ path, flush: true }, call);
+    const [stored, ahead] = await Promise.allSettled([remote.manifests.read(row.id, call), restore(prefix)]);
+    if (stored.status === "rejected") throw stored.reason;
+    const { manifest } = stored.value ?? { manifest: undefined };
+    if (manifest === undefined) throw this.#missing(row.id, "its manifest is gone");
+    if (manifest.prefix !== prefix) return { manifest, restored: await restore(manifest.prefix) };
+    if (ahead.status === "rejected") throw ahead.reason;
+    return { manifest, restored: ahead.value };
   }
 
   /** The machine has lost what was in memory: what was sealed is in the base and the log. */
