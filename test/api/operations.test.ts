@@ -8,8 +8,6 @@ import { startTestServer } from "../support/api-server.ts";
 import { statement } from "../support/rows.ts";
 
 const quiet = {
-  SETTINGS_AUTO_STAGE_MOVEMENT: "false",
-  SETTINGS_DEFAULT_DATABASE_CREATION_STAGE: "2",
   SETTINGS_SYNC_INTERVAL_SECONDS: "3600",
 };
 const wait = { seconds: 20n };

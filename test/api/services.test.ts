@@ -10,18 +10,9 @@ import {
 } from "../../gen/grpc/reflection/v1/reflection_pb.js";
 import { ServerReflection as ServerReflectionAlpha } from "../../gen/grpc/reflection/v1alpha/reflection_pb.js";
 import { HealthCheckResponse_ServingStatus as ServingStatus } from "../../gen/health/v1/health_pb.js";
-import { Stage } from "../../gen/persisto/v1/database_pb.js";
-import {
-  type ApiUnderTest,
-  bidiClientKinds,
-  describeEachProtocol,
-  freshDatabase,
-  freshId,
-  openClients,
-} from "../support/api-clients.ts";
+import { type ApiUnderTest, bidiClientKinds, describeEachProtocol, openClients } from "../support/api-clients.ts";
 import { expectFailure, failureOf } from "../support/api-errors.ts";
 import { startTestServer } from "../support/api-server.ts";
-import { statement } from "../support/rows.ts";
 
 async function firstOf<T>(stream: AsyncIterable<T>): Promise<T | undefined> {
   for await (const each of stream) {
@@ -41,38 +32,10 @@ describeEachProtocol("services beside DatabaseService", (api) => {
     expect(info.limits.LIMIT_RESULT_BYTES).toBe(2n * 1024n * 1024n);
   });
 
-  it("ListStages shows the local disk", async () => {
-    await freshDatabase(api);
-    const { stages } = await api.stages.listStages({});
-    expect(stages).toMatchObject([{ stage: Stage.LOCAL, displayName: "Local Storage", healthy: true }]);
-    expect(stages[0]?.databaseCount).toBeGreaterThan(0n);
-    expect(stages[0]?.capacityBytes).toBeGreaterThan(stages[0]?.usedBytes ?? 0n);
-  });
-
-  it("GetDatabaseStage says where a database is, and why", async () => {
-    const database = await freshDatabase(api);
-    await api.databases.execute({ database, statement: statement("CREATE TABLE t (a)") });
-    const { databaseStage } = await api.stages.getDatabaseStage({ database });
-    expect(databaseStage).toMatchObject({ database, stage: Stage.LOCAL, residencies: [{ stage: Stage.LOCAL }] });
-    expect(databaseStage?.placementReason).toContain("local");
-    await expectFailure(api.stages.getDatabaseStage({ database: freshId() }), "DATABASE_NOT_FOUND");
-  });
-
   it("answer NOT_IMPLEMENTED with the method's name where this version has nothing to serve", async () => {
     const calls = {
-      "persisto.v1.DatabaseService.RestoreDatabase": () => api.databases.restoreDatabase({}),
-      "persisto.v1.DatabaseService.ForkDatabase": () => api.databases.forkDatabase({}),
       "persisto.v1.DatabaseService.DownloadDatabase": () => firstOf(api.databases.downloadDatabase({})),
       "persisto.v1.DatabaseService.WatchDatabase": () => firstOf(api.databases.watchDatabase({})),
-      "persisto.v1.StageService.PromoteDatabase": () => api.stages.promoteDatabase({}),
-      "persisto.v1.StageService.DemoteDatabase": () => api.stages.demoteDatabase({}),
-      "persisto.v1.StageService.SyncDatabase": () => api.stages.syncDatabase({}),
-      "persisto.v1.StageService.PinDatabase": () => api.stages.pinDatabase({}),
-      "persisto.v1.StageService.UnpinDatabase": () => api.stages.unpinDatabase({}),
-      "persisto.v1.OperationService.GetOperation": () => api.operations.getOperation({}),
-      "persisto.v1.OperationService.ListOperations": () => api.operations.listOperations({}),
-      "persisto.v1.OperationService.WatchOperation": () => firstOf(api.operations.watchOperation({})),
-      "persisto.v1.OperationService.CancelOperation": () => api.operations.cancelOperation({}),
     };
     for (const [method, call] of Object.entries(calls)) {
       expect(await expectFailure(call() as Promise<unknown>, "NOT_IMPLEMENTED")).toEqual({ method });

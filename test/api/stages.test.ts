@@ -16,10 +16,8 @@ import { startTestServer } from "../support/api-server.ts";
 import { rowsOf, statement } from "../support/rows.ts";
 import { openTransaction, outcomeOf } from "../support/transaction-client.ts";
 
-/** Nothing moves and nothing is uploaded unless a call asks for it. */
+/** Nothing is uploaded unless a call asks for it. */
 const quiet = {
-  SETTINGS_AUTO_STAGE_MOVEMENT: "false",
-  SETTINGS_DEFAULT_DATABASE_CREATION_STAGE: "2",
   SETTINGS_SYNC_INTERVAL_SECONDS: "3600",
 };
 const wait = { seconds: 20n };
@@ -268,6 +266,21 @@ describeEachProtocol(
   },
   { kinds: bidiClientKinds, environment: quiet },
 );
+
+describe("a server that nobody has told where databases begin", () => {
+  it("makes them on the remote stage, where they are served all the same", async () => {
+    const testServer = await startTestServer({ SETTINGS_DEFAULT_DATABASE_CREATION_STAGE: "3" });
+    const api = openClients("grpc h2", testServer.port);
+    try {
+      const database = await filled(api);
+      expect((await stageOf(api, database)).stage).toBe(Stage.REMOTE);
+      expect(await rowsIn(api, database)).toEqual([1n, 2n]);
+    } finally {
+      api.close();
+      await testServer.close();
+    }
+  });
+});
 
 describe("a server that carries nothing to a remote stage", () => {
   it("has no such stage, and says what to do about it", async () => {

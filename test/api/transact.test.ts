@@ -54,7 +54,8 @@ describeEachProtocol(
       const ended = await transaction.send({ case: "commit", value: { durability: Durability.LOCAL } });
       expect(ended.outcome).toMatchObject({ case: "ended", value: { committed: true } });
       const { position } = outcomeOf(ended, "ended");
-      expect(position?.sequence).toBeGreaterThan(snapshot?.sequence ?? 0n);
+      expect(position?.lineage).toBe(snapshot?.lineage);
+      expect(position?.sequence).toBeGreaterThanOrEqual(snapshot?.sequence ?? 1n);
       await transaction.end();
       expect(await valuesIn(api, database)).toEqual([1n, 2n]);
     });

@@ -32,7 +32,10 @@ export interface TestServer {
 
 const logLineCountMax = 10_000;
 
-/** Settings by their names in the environment; small pools unless told otherwise. */
+/**
+ * Settings by their names in the environment. Unless told otherwise pools are small, and databases are made on the local
+ * disk and stay there.
+ */
 export async function startTestServer(environment: Readonly<Record<string, string>> = {}): Promise<TestServer> {
   const directoryPath = mkdtempSync(join(tmpdir(), "persisto-api-"));
   const logLines: LogLine[] = [];
@@ -65,6 +68,8 @@ async function start(directoryPath: string, environment: Readonly<Record<string,
     SERVER_PORT: "0",
     STORAGE_LOCAL_DIRECTORY_PATH: join(directoryPath, "storage"),
     LOGGING_OUTPUT_FILE_PATH: join(directoryPath, "logs.log"),
+    SETTINGS_DEFAULT_DATABASE_CREATION_STAGE: "2",
+    SETTINGS_AUTO_STAGE_MOVEMENT: "false",
     EXECUTOR_COUNT_MIN: "1",
     EXECUTOR_COUNT_MAX: "4",
     SERVER_DRAIN_CALLS_SECONDS: "2",
