@@ -488,8 +488,12 @@ export class HostedDatabase implements Checkpointed, SyncedDatabase {
     this.#isClosed = true;
     this.#refusal ??= refusal;
     this.#host.checkpoints.forget(this);
-    // Nobody else would do it any more.
-    if (this.#isUnflushed && this.#fault === undefined) await this.#flush();
+    try {
+      // Nobody else would do it any more.
+      if (this.#isUnflushed && this.#fault === undefined) await this.#flush();
+    } catch (error) {
+      this.#host.log("warn", "the last writes of a database are not on the disk yet", { database: this.id, error });
+    }
     await this.log.stop();
     await this.#head.close(force);
     if (force) await this.#retired?.executor.close(true);

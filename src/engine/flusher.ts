@@ -180,6 +180,8 @@ class Wal implements WalFile, RedoWal {
   #descriptor: number | undefined;
   #frameBytes = 0;
   #failure: Error | undefined;
+  /** Something was committed to it: it has to be there. */
+  #isWritten = false;
   /** All who wait for the next flush; taken the moment it begins. */
   #pending: PromiseWithResolvers<void> | undefined;
   /** Ends when there is nobody left to flush for. */
@@ -205,6 +207,7 @@ class Wal implements WalFile, RedoWal {
 
   flush(walFrames?: number): Promise<void> {
     const { redo } = this.#flusher;
+    this.#isWritten ||= walFrames !== undefined && walFrames > 0;
     if (redo === undefined || walFrames === undefined || walFrames === 0) return this.#flushFile();
     if (this.#redoKey === undefined) return this.#flushFile();
     return this.#flushByRedo(redo, walFrames) ?? this.#flushFile();
@@ -214,8 +217,7 @@ class Wal implements WalFile, RedoWal {
     if (this.#redoKey === undefined) return;
     const logged = this.#flusher.loggedLife(this.#redoKey);
     if (logged === undefined) return;
-    await this.#open();
-    const life = this.#life();
+    const life = (await this.#open()) === undefined ? undefined : this.#life();
     // While it goes on, a replay gives no more than it has.
     if (life === undefined || !hasSalts(life, logged)) await this.#flusher.forgetLife(this.#redoKey);
   }
@@ -281,10 +283,12 @@ class Wal implements WalFile, RedoWal {
         const descriptor = await this.#open();
         batch = this.#pending;
         this.#pending = undefined;
-        flusher.failPoints.reach("wal.flush.begin");
-        await flusher.fileSystem.flush(descriptor);
-        flusher.failPoints.reach("wal.flush.end");
-        flusher.used(this);
+        if (descriptor !== undefined) {
+          flusher.failPoints.reach("wal.flush.begin");
+          await flusher.fileSystem.flush(descriptor);
+          flusher.failPoints.reach("wal.flush.end");
+          flusher.used(this);
+        }
         batch.resolve();
       } catch (error) {
         this.#failure = error as Error;
@@ -303,11 +307,18 @@ class Wal implements WalFile, RedoWal {
     this.#pending = undefined;
   }
 
-  async #open(): Promise<number> {
+  /** Undefined for a database that has no WAL, because nothing was ever written to it. */
+  async #open(): Promise<number | undefined> {
     const { fileSystem } = this.#flusher;
     if (this.#descriptor !== undefined && !fileSystem.isLinked(this.#descriptor)) this.closeDescriptor();
     if (this.#descriptor === undefined) {
-      this.#descriptor = await fileSystem.openForFlush(this.#path);
+      try {
+        this.#descriptor = await fileSystem.openForFlush(this.#path);
+      } catch (error) {
+        if (this.#isWritten || (error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
+        return undefined;
+      }
+      this.#isWritten = true;
       // The file may be as new as its first frame: its name has to be on the disk too.
       await fileSystem.flushFolder(dirname(this.#path));
     }
