@@ -1,8 +1,8 @@
 /** database.json: the facts that live with a database's files, so that a lost catalog can be made again. */
 import { dirname } from "node:path";
 import * as z from "zod";
+import type { FileSystem } from "../files/file-system.ts";
 import type { PinInfo, StageName } from "./engine.ts";
-import type { FileSystem } from "./file-system.ts";
 import { isDatabaseId } from "./names.ts";
 
 /** What is known of a repeatable CreateDatabase: enough to tell a repeat and to give its first answer again. */

@@ -6,10 +6,10 @@
 import { dirname } from "node:path";
 import type { Clock } from "../clock.ts";
 import type { FailPoints } from "../fail-points.ts";
+import type { FileSystem } from "../files/file-system.ts";
 import { isPageSize } from "../ltx/pages.ts";
 import type { RedoLog, RedoWal } from "../ltx/redo-log.ts";
 import { frameHeaderBytes, type WalSalts, walHeaderBytes } from "../ltx/wal-format.ts";
-import type { FileSystem } from "./file-system.ts";
 import type { Redo } from "./log/redo.ts";
 import type { EngineLimits } from "./options.ts";
 

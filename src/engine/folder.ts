@@ -10,8 +10,8 @@
  *                                           remote copy database.json stays there until that copy is gone
  */
 import { dirname, join } from "node:path";
+import type { FileSystem } from "../files/file-system.ts";
 import { type Facts, readFacts, writeFacts } from "./facts.ts";
-import type { FileSystem } from "./file-system.ts";
 import { isDatabaseId } from "./names.ts";
 
 /** First bytes of every database file. */

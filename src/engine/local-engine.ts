@@ -1,6 +1,7 @@
 /** The engine of one local folder: which databases there are, and everything between a call and its executor. */
 import { noFailPoints } from "../fail-points.ts";
 import { Failure, type FieldViolation, fieldInvalid } from "../failure/failure.ts";
+import { nodeFileSystem } from "../files/file-system.ts";
 import type { CallOptions, Cancel, QueryOptions, RequestRecord } from "../sqlite/executor.ts";
 import { Catalog, type CatalogRow, newRowColumns, type PageKey, type Touch } from "./catalog.ts";
 import { Checkpoints } from "./checkpoints.ts";
@@ -29,7 +30,6 @@ import type {
 } from "./engine.ts";
 import { type Facts, factsOf } from "./facts.ts";
 import { databaseNotFound, localStageFailure } from "./failures.ts";
-import { nodeFileSystem } from "./file-system.ts";
 import { filterCondition, parseFilter, parseOrder } from "./filter.ts";
 import { Flusher } from "./flusher.ts";
 import { Folder } from "./folder.ts";

@@ -1,10 +1,10 @@
 /** What an engine is built from. */
 import type { Clock } from "../clock.ts";
 import type { FailPoints } from "../fail-points.ts";
+import type { FileSystem } from "../files/file-system.ts";
 import type { Executors } from "../sqlite/executor.ts";
 import type { RemoteStage } from "../stages/remote.ts";
 import type { StageName } from "./engine.ts";
-import type { FileSystem } from "./file-system.ts";
 import type { OperationLimits } from "./operations.ts";
 import type { SyncLimits } from "./sync/sync.ts";
 

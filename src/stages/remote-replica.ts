@@ -316,7 +316,29 @@ export class StoredReplica implements RemoteReplica {
   }
 
   async #compactKnown(level: number, call: StageCall): Promise<ReplicaFile | undefined> {
-    const inputs = level === snapshotLevel ? this.#snapshotInputs() : this.#levelInputs(level);
+    if (level === snapshotLevel) return this.#merge(level, this.#snapshotInputs(), call);
+    const all = this.#files.all;
+    const inputs = this.#levelInputs(level, all);
+    try {
+      return await this.#merge(level, inputs, call);
+    } catch (error) {
+      // Below a snapshot a level may have a hole: it goes on above it, and what is damaged goes with retention.
+      const snapshotTxid = this.#snapshotTxid;
+      const above = this.#levelInputs(
+        level,
+        all.filter(({ maxTxid }) => maxTxid > snapshotTxid),
+      );
+      const isDamage = error instanceof Failure && error.reason === "DATA_CORRUPT";
+      if (!isDamage || above === undefined || above[0] === inputs?.[0]) throw error;
+      return this.#merge(level, above, call);
+    }
+  }
+
+  async #merge(
+    level: number,
+    inputs: readonly ReplicaFile[] | undefined,
+    call: StageCall,
+  ): Promise<ReplicaFile | undefined> {
     if (inputs === undefined) return undefined;
     const partBytes = Math.max(mergePartBytesMin, Math.floor(mergeBytesMax / inputs.length));
     const sources = inputs.map((file) => this.#source(file, partBytes, call));
@@ -329,15 +351,17 @@ export class StoredReplica implements RemoteReplica {
     }
   }
 
-  #levelInputs(level: number): readonly ReplicaFile[] | undefined {
-    const aboveTxid = lastTxid(this.#files.all.filter((file) => file.level === snapshotLevel));
+  get #snapshotTxid(): bigint {
+    return lastTxid(this.#files.all.filter((file) => file.level === snapshotLevel));
+  }
+
+  #levelInputs(level: number, files: readonly ReplicaFile[]): readonly ReplicaFile[] | undefined {
     const filesMax = this.#context.compactionFilesMax;
-    return planCompaction(this.#files.all, level, { aboveTxid, filesMax })?.files;
+    return planCompaction(files, level, { aboveTxid: this.#snapshotTxid, filesMax })?.files;
   }
 
   #snapshotInputs(): readonly ReplicaFile[] | undefined {
-    const snapshots = this.#files.all.filter((file) => file.level === snapshotLevel);
-    if (this.#files.all.length === 0 || lastTxid(snapshots) === this.lastTxid) return undefined;
+    if (this.#files.all.length === 0 || this.#snapshotTxid === this.lastTxid) return undefined;
     const plan = planRestore(this.#files.all);
     if (plan.kind !== "plan") throw planFailure(plan, undefined);
     // A chain that is too long for one merge is shortened step by step.

@@ -2,9 +2,9 @@
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import type { FileSystem } from "../../src/engine/file-system.ts";
-import { nodeFileSystem } from "../../src/engine/file-system.ts";
 import { Failure } from "../../src/failure/failure.ts";
+import type { FileSystem } from "../../src/files/file-system.ts";
+import { nodeFileSystem } from "../../src/files/file-system.ts";
 import { ManualClock } from "../support/manual-clock.ts";
 import { temporaryFolders } from "../support/temporary-folder.ts";
 import { statement } from "./fixtures.ts";

@@ -1,9 +1,9 @@
 import { rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { type FileSystem, nodeFileSystem } from "../../src/engine/file-system.ts";
 import { Flusher } from "../../src/engine/flusher.ts";
 import { noFailPoints } from "../../src/fail-points.ts";
+import { type FileSystem, nodeFileSystem } from "../../src/files/file-system.ts";
 import { ManualClock } from "../support/manual-clock.ts";
 import { temporaryFolders } from "../support/temporary-folder.ts";
 import { testLimits } from "./fixtures.ts";

@@ -11,9 +11,9 @@ import type {
   EngineAnswer,
   ListDatabasesInput,
 } from "../../src/engine/engine.ts";
-import type { FileSystem } from "../../src/engine/file-system.ts";
 import { openEngine } from "../../src/engine/local-engine.ts";
 import type { EngineLimits, EngineOptions } from "../../src/engine/options.ts";
+import type { FileSystem } from "../../src/files/file-system.ts";
 import type { CallOptions, ExecutorDatabase, Executors, RequestRecord } from "../../src/sqlite/executor.ts";
 import { startInProcessExecutors } from "../../src/sqlite/in-process.ts";
 import { startExecutors } from "../../src/sqlite/pool.ts";

@@ -6,7 +6,7 @@ import { parseReplicaKey, type ReplicaFile } from "../../src/ltx/replica.ts";
 import { type Fault, type FaultyOperation, FaultyStore, seededFaults } from "../../src/objects/faulty.ts";
 import { isObjectStoreError } from "../../src/objects/object-store.ts";
 import { FencedError, type RemoteReplica, type RemoteStage } from "../../src/stages/remote.ts";
-import type { Batch } from "../../src/stages/stage.ts";
+import type { Batch, StageCall } from "../../src/stages/stage.ts";
 import { call, keysOf } from "../objects/helpers.ts";
 import { ManualClock } from "../support/manual-clock.ts";
 import { type MemoryBucket, MemoryObjectStore } from "../support/memory-object-store.ts";
@@ -100,11 +100,11 @@ const ranges = (files: readonly ReplicaFile[], level: number) =>
     .map(({ minTxid, maxTxid }) => `${minTxid}-${maxTxid}`)
     .sort();
 
-async function harm(store: MemoryObjectStore, key: string): Promise<void> {
-  const { bytes } = await store.get(key, { ...call(), bytesMax: 1e9 });
+async function harm(store: MemoryObjectStore, key: string, until: StageCall = call()): Promise<void> {
+  const { bytes } = await store.get(key, { ...until, bytesMax: 1e9 });
   const at = bytes.length >> 1;
   bytes[at] = (bytes[at] ?? 0) ^ 1;
-  await store.put(key, bytes, call());
+  await store.put(key, bytes, until);
 }
 
 describe("requests", () => {
@@ -352,6 +352,29 @@ describe("compaction", () => {
     expect(await reasonOf(replica.compact(1, startMs, call()))).toBe("DATA_CORRUPT");
     expect(await reasonOf(replica.compact(9, startMs, call()))).toBe("DATA_CORRUPT");
     expect(await keysOf(at.store, "")).toHaveLength(4);
+  });
+
+  it("goes on above a snapshot that has healed what is damaged", async () => {
+    const clock = new ManualClock(startMs);
+    const until = { deadlineAtMs: Number.POSITIVE_INFINITY };
+    const at = scene({ clock });
+    const replica = await at.replica();
+    for (const txid of [1, 2]) await replica.append(batch(txid), until);
+    await replica.compact(1, startMs, until);
+    for (const txid of [3, 4, 5]) await replica.append(batch(txid), until);
+    await harm(at.store, `${prefix}/0000/0000000000000004-0000000000000004.ltx`, until);
+    expect(await reasonOf(replica.compact(1, startMs, until))).toBe("DATA_CORRUPT");
+    await replica.putSnapshot(snapshotOf(state(5), 4096, 5n), until);
+    // Nothing lies above it yet.
+    expect(await reasonOf(replica.compact(1, startMs, until))).toBe("DATA_CORRUPT");
+    for (const txid of [6, 7]) await replica.append(batch(txid), until);
+    expect(await replica.compact(1, startMs, until)).toMatchObject({ minTxid: 6n, maxTxid: 7n });
+    clock.advance(3_600_000);
+    await replica.expire(clock.wallMs(), until);
+    expect(ranges(replica.files(), 0)).toEqual(["7-7"]);
+    const path = join(folder, "above");
+    await (await at.replica()).restore({ path, flush: false }, until);
+    expect(readFileSync(path).equals(state(7))).toBe(true);
   });
 
   it("sees what another has done meanwhile", async () => {

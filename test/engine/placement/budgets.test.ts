@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
-import type { FileSystem } from "../../../src/engine/file-system.ts";
-import { nodeFileSystem } from "../../../src/engine/file-system.ts";
 import { Budget, type StageUsage } from "../../../src/engine/placement/budgets.ts";
+import type { FileSystem } from "../../../src/files/file-system.ts";
+import { nodeFileSystem } from "../../../src/files/file-system.ts";
 import { failureOf } from "../support.ts";
 
 const mebibyte = 1024 * 1024;
