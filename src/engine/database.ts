@@ -412,10 +412,9 @@ export class HostedDatabase implements Checkpointed, SyncedDatabase {
   /** Takes a write's result into the position, and waits until it is as durable as was asked. */
   async acknowledge(result: CallResult, durability: DurabilityLevel, options: CallOptions): Promise<EngineAnswer> {
     const answer = this.committed(result);
-    // A stored answer may be of a write that was less durable, or whose flush nobody lived to see.
-    if (durability === "local" && (result.committed || result.replayed)) await this.#flush();
+    // Also when it changed nothing: it may repeat a write that was less durable, or whose flush nobody lived to see.
+    if (durability === "local" && (result.committed || this.#hasFrames())) await this.#flush();
     if (durability !== "remote") return answer;
-    // Also when it changed nothing: what it has seen is in the position, and may be less durable.
     await this.#host.sync().durable(this, answer.position.sequence, options);
     return { ...answer, durablePosition: this.durablePosition };
   }
@@ -652,10 +651,13 @@ export class HostedDatabase implements Checkpointed, SyncedDatabase {
     this.#host.sync().committed(this);
   }
 
-  /** What is committed is on the local disk when it resolves. */
   /** Resolves when everything answered so far is on the local disk. */
   flush(): Promise<void> {
     return this.#flush();
+  }
+
+  #hasFrames(): boolean {
+    return this.#host.flusher.fileSystem.sizeBytes(`${this.#head.path}-wal`) > 0;
   }
 
   async #flush(): Promise<void> {
