@@ -31,7 +31,7 @@ export async function startServerProcess(folder: string, options: StartOptions =
     timer = setTimeout(() => fail(new Error(`no start within ${START_MS_MAX} ms: ${output.text}`)), START_MS_MAX);
     child.stdout?.on("data", () => {
       // Its last line, with what to try.
-      const found = /"port":(\d+)[\s\S]*grpcurl/.exec(output.text);
+      const found = /"port":(\d+)[^\n]*serves gRPC[\s\S]*grpcurl/.exec(output.text);
       if (found !== null) done(Number(found[1]));
     });
     child.once("exit", (code) => fail(new Error(`ended with ${code}: ${output.text}`)));
