@@ -24,31 +24,35 @@ export function filesUnder(bucket: MemoryBucket, prefix: string): StoredFile[] {
 export function restorableTxid(files: readonly StoredFile[]): bigint {
   let reached = 0n;
   for (;;) {
-    const next = files
-      .filter(({ minTxid, maxTxid }) => minTxid <= reached + 1n && maxTxid > reached)
-      .reduce((furthest, file) => (file.maxTxid > furthest ? file.maxTxid : furthest), reached);
+    let next = reached;
+    for (const { minTxid, maxTxid } of files) if (minTxid <= reached + 1n && maxTxid > next) next = maxTxid;
     if (next === reached) return reached;
     reached = next;
   }
 }
 
-/** The ids whose manifest is there. */
-export function publishedIds(bucket: MemoryBucket): string[] {
-  return [...bucket.keys()].flatMap((key) => /^([^/]+)\/database\.json$/.exec(key)?.[1] ?? []);
-}
-
 interface ManifestJson {
+  readonly lineage: string;
   readonly prefix: string;
   readonly retired?: readonly { readonly prefix: string; readonly keepUntilMs: number }[];
 }
 
+/** The manifests that are there, by id. */
+export function manifests(bucket: MemoryBucket): Map<string, ManifestJson> {
+  const found = new Map<string, ManifestJson>();
+  for (const [key, { bytes }] of bucket) {
+    const id = /^([^/]+)\/database\.json$/.exec(key)?.[1];
+    if (id !== undefined) found.set(id, JSON.parse(Buffer.from(bytes).toString("utf8")) as ManifestJson);
+  }
+  return found;
+}
+
 /** Objects that nothing leads to: of no published database, or of a history whose time is over. */
 export function strayKeys(bucket: MemoryBucket, nowMs: number): string[] {
-  const prefixes = publishedIds(bucket).flatMap((id) => {
-    const bytes = bucket.get(`${id}/database.json`)?.bytes ?? new Uint8Array();
-    const { prefix, retired = [] } = JSON.parse(Buffer.from(bytes).toString("utf8")) as ManifestJson;
-    return [prefix, ...retired.filter(({ keepUntilMs }) => keepUntilMs >= nowMs).map((each) => each.prefix)];
-  });
+  const prefixes = [...manifests(bucket).values()].flatMap(({ prefix, retired = [] }) => [
+    prefix,
+    ...retired.filter(({ keepUntilMs }) => keepUntilMs >= nowMs).map((each) => each.prefix),
+  ]);
   return [...bucket.keys()].filter(
     (key) => !/^[^/]+\/database\.json$/.test(key) && !prefixes.some((prefix) => key.startsWith(`${prefix}/`)),
   );

@@ -51,8 +51,8 @@ export class ModelDatabase {
   mustBeAbsent = false;
   /** It was deleted, and the disk that knew it is lost. */
   isGhost = false;
-  /** From that batch on its history is another server's. */
-  rivalTxid: bigint | undefined;
+  /** Another server has taken its history over. */
+  hasRival = false;
   /** What its existence outlives. */
   strength: Strength = "unsure";
   /** The schema, as a write. */
@@ -117,14 +117,8 @@ export class ModelDatabase {
     if (position.sequence > this.sequence) this.sequence = position.sequence;
   }
 
-  durable(position: Position | undefined, what: string): void {
+  durable(position: Position | undefined): void {
     if (position === undefined || position.lineage !== this.lineage) return;
-    if (position.sequence > this.sequence)
-      throw new Violation(`${this.id}: ${what} answers durable position ${position.sequence} above ${this.sequence}`);
-    if (this.rivalTxid !== undefined && position.sequence >= this.rivalTxid)
-      throw new Violation(
-        `${this.id}: ${what} answers durable position ${position.sequence}, which is another server's`,
-      );
     if (position.sequence <= this.durableSequence) return;
     this.durableSequence = position.sequence;
     this.strength = "disk";

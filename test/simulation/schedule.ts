@@ -196,8 +196,8 @@ class Schedule {
   }
 
   #checkSynced(): void {
-    for (const { id, lineage, presence, sequence, rivalTxid } of this.#traffic.models) {
-      if (presence !== "there" || lineage === undefined || rivalTxid !== undefined) continue;
+    for (const { id, lineage, presence, sequence, hasRival } of this.#traffic.models) {
+      if (presence !== "there" || lineage === undefined || hasRival) continue;
       const reached = restorableTxid(filesUnder(this.#world.bucket, `${id}/${lineage}`));
       if (reached < sequence) throw new Violation(`${id}: it is at ${sequence}, the bucket leads to ${reached}`);
     }
@@ -208,6 +208,7 @@ class Schedule {
     const world = this.#world;
     for (let minutes = 0; minutes < 6; minutes++) await world.wait(retention.snapshotMs);
     const strays = strayKeys(world.bucket, world.clock.wallMs());
-    if (strays.length > 0) throw new Violation(`the bucket holds what nothing leads to: ${strays.join(", ")}`);
+    if (strays.length > 0)
+      throw new Violation(`nothing leads to ${strays.join(", ")} of ${[...world.bucket.keys()].sort().join(", ")}`);
   }
 }

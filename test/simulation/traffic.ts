@@ -15,7 +15,7 @@ import { Failure } from "../../src/failure/failure.ts";
 import type { CallOptions, QueryCursor } from "../../src/sqlite/executor.ts";
 import { openRemoteStage } from "../../src/stages/open-remote-stage.ts";
 import { MemoryObjectStore } from "../support/memory-object-store.ts";
-import { filesUnder, publishedIds, restorableTxid } from "./bucket.ts";
+import { filesUnder, manifests, restorableTxid } from "./bucket.ts";
 import { type Loss, ModelDatabase, Violation, type Write } from "./model.ts";
 import type { Profile } from "./profile.ts";
 import type { Random } from "./random.ts";
@@ -107,11 +107,14 @@ export class Traffic {
   died(loss: Loss): void {
     this.#exclusive.clear();
     this.#held.clear();
+    const published = loss === "disk" ? manifests(this.#world.bucket) : undefined;
     for (const model of this.#models.values()) {
       model.lose(loss);
-      // A deletion of which the bucket was not told yet is forgotten with the disk.
-      if (loss === "disk" && model.presence === "absent" && this.#publishedIds().includes(model.id))
-        this.#models.set(model.id, ghost(model.id));
+      if (published === undefined || model.presence === "there") continue;
+      // Nobody knows any more what was deleted or made without the bucket being told: there is what the bucket has.
+      const lineage = published.get(model.id)?.lineage;
+      if (lineage === undefined) this.#absent(model.id, false);
+      else if (lineage !== model.lineage) this.#models.set(model.id, ghost(model.id));
     }
   }
 
@@ -225,13 +228,13 @@ export class Traffic {
     const call = { deadlineAtMs: clock.now() + 10_000 };
     const txid = await stage.replica(`${model.id}/${model.lineage}`).claim(clock.wallMs(), call);
     this.#world.say(`another server has batch ${txid} of ${model.id}`);
-    model.rivalTxid ??= txid;
+    model.hasRival = true;
   }
 
   /** Makes everything durable, now that nothing goes wrong any more. */
   syncAll(): void {
     for (const model of this.#models.values())
-      if (model.presence === "there" && model.rivalTxid === undefined)
+      if (model.presence === "there" && !model.hasRival)
         this.#world.run(`sync ${model.id} remote`, () => this.#sync(model, "remote", true));
   }
 
@@ -315,10 +318,10 @@ export class Traffic {
     this.#absent(model.id);
   }
 
-  #absent(id: string): void {
+  #absent(id: string, isDeleted = true): void {
     const next = new ModelDatabase(id);
     next.presence = "absent";
-    next.mustBeAbsent = true;
+    next.mustBeAbsent = isDeleted;
     this.#models.set(id, next);
   }
 
@@ -546,7 +549,7 @@ export class Traffic {
       const { operation, durablePosition } = await engine.sync({ id: model.id, upTo: undefined, durability, wait });
       if (life.isDead) return;
       this.#say(operation);
-      model.durable(durablePosition, "sync");
+      model.durable(durablePosition);
       if (operation.error !== undefined) throw operation.error;
       if (!operation.done) return;
       model.promise(durability === "remote" ? "disk" : "machine", 0, before);
@@ -638,6 +641,8 @@ export class Traffic {
       const { operations } = await engine.listOperations({ pageSize: 100, pageToken: "", filter: "" });
       if (life.isDead) return;
       if (operations.every(({ done }) => done)) break;
+      // It waits for the bucket: somebody looks again later.
+      if (this.#world.isAway) return;
       if (tries > 200) throw new Violation(`${id}: its operation does not end`);
       await new Promise<void>((resolve) => clock.after(500, resolve));
       if (life.isDead) return;
@@ -690,7 +695,7 @@ export class Traffic {
   /** Bytes that were damaged on their way are found out, and right when they are asked for again. */
   #isStopped(model: ModelDatabase, reason: string): boolean {
     if (reason === "DATABASE_FAULTED") return this.diskFailed;
-    if (reason === "DATABASE_FENCED") return model.rivalTxid !== undefined;
+    if (reason === "DATABASE_FENCED") return model.hasRival;
     return reason === "DATA_CORRUPT" && this.#profile.faults.flip_bit !== undefined;
   }
 
@@ -710,7 +715,7 @@ export class Traffic {
 
   #take(model: ModelDatabase, position: Position, durable: Position | undefined, sequence: bigint, what: string): void {
     model.position(position, sequence, what);
-    model.durable(durable, what);
+    model.durable(durable);
   }
 
   #isWritten(id: string): boolean {
@@ -724,10 +729,6 @@ export class Traffic {
       if (error instanceof Failure) return undefined;
       throw error;
     }
-  }
-
-  #publishedIds(): string[] {
-    return publishedIds(this.#world.bucket);
   }
 
   #reasonOf(error: unknown): string {

@@ -158,7 +158,7 @@ export class World {
   async wait(ms: number): Promise<void> {
     const life = this.#life;
     for (let slice = 0; slice < 8 && !life.isDead; slice++) {
-      this.clock.advance(ms / 8);
+      this.clock.advance(Math.ceil(ms / 8));
       await turns(8);
     }
   }
@@ -180,7 +180,7 @@ export class World {
         return;
       }
       this.clock.advance(stepMs);
-      stepMs = Math.min(stepMs * 1.5, 400);
+      stepMs = Math.min(Math.ceil(stepMs * 1.5), 400);
     }
   }
 
