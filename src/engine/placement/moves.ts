@@ -241,7 +241,11 @@ export class Moves {
     if (remote === undefined) throw new Failure("STAGE_NOT_CONFIGURED", { stage: "remote" });
     if (row === undefined) throw new Failure("DATABASE_NOT_FOUND", { database: database.id });
     const replica = remote.replica(prefixOf(remote, row));
-    await replica.load(this.#call(progress));
+    try {
+      await replica.load(this.#call(progress));
+    } catch (error) {
+      throw stageFailure("remote", error);
+    }
     if (replica.lastTxid < database.durableTxid) {
       this.#host.log("error", "the remote stage holds less than it said; a database stays where it is", {
         database: database.id,

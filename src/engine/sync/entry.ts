@@ -43,6 +43,8 @@ export class SyncEntry {
   isFenced = false;
   /** When a part of the history that is kept by the manifest alone may go, milliseconds since 1970. */
   retiredUntilMs: number | undefined;
+  /** Its manifest may keep more than is known: it is an earlier server that knew. */
+  mayHaveRetired = false;
   /** When its replica needs upkeep, as the catalog was told; milliseconds since 1970. */
   upkeepAtMs = Number.POSITIVE_INFINITY;
   /** What the log was the last time it was looked at: to account for its bytes without opening anything. */

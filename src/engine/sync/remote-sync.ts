@@ -225,6 +225,9 @@ export class RemoteSync implements Sync {
     const entry = this.#entries.get(id);
     this.#replicas.forget(id);
     if (entry === undefined) return;
+    // What is cut off may reach the store all the same, as long as a call may take.
+    const isCutOff = this.#uploads.isRunning(entry.upload) || this.#upkeeps.isRunning(entry.upkeep);
+    if (isCutOff) this.#tombstones.cutOff(id);
     entry.waits.rejectAll(failure);
     entry.factsWaits.rejectAll(failure);
     entry.controller.abort(failure);
@@ -426,6 +429,7 @@ export class RemoteSync implements Sync {
     const { clock, random } = this.#host;
     const entry = this.#entryOf(id);
     entry.upkeepAtMs = atMs;
+    entry.mayHaveRetired = true;
     const waitMs = Math.max(0, atMs - clock.wallMs()) + random() * this.#limits.upkeepJitterMs;
     this.#timetable.setBy(entry.upkeepDue, clock.now() + waitMs);
   }

@@ -6,6 +6,9 @@ import { backOffMs } from "./store-health.ts";
 import type { Tombstone } from "./sync.ts";
 import type { Due, Timetable } from "./timetable.ts";
 
+/** A store may take in what it was sent some time after the sender has given up. */
+const cutOffFactor = 2;
+
 /** More than can be deleted while one manifest is read. */
 const goneCountMax = 10_000;
 
@@ -13,6 +16,9 @@ interface Pending {
   readonly tombstone: Tombstone;
   readonly job: Job;
   readonly due: Due;
+  /** Before that something may still arrive: then it is looked at again. By `now()`. */
+  settleAtMs: number;
+  isEmptied: boolean;
   failures: number;
 }
 
@@ -26,6 +32,8 @@ export class Tombstones {
   /** An upload may clear an id's tombstones while their own job runs. */
   readonly #lock = new KeyedLock();
   readonly #controller = new AbortController();
+  /** Until when something that was put for an id may still arrive; of ids that are just being deleted. */
+  readonly #cutOffs = new Map<string, number>();
   /** Lineages that are gone since the start, as many as are worth remembering. */
   readonly #gone = new Set<string>();
   #count = 0;
@@ -47,9 +55,19 @@ export class Tombstones {
     return this.#pending.get(id)?.some(({ tombstone }) => tombstone.lineage === lineage) ?? false;
   }
 
+  /** Something is being put for a database that is about to be deleted, and nobody will learn when. */
+  cutOff(id: string): void {
+    const { host, limits } = this.#context;
+    this.#cutOffs.set(id, host.clock.now() + cutOffFactor * limits.storeCallMs);
+  }
+
   add(tombstone: Tombstone): void {
+    const settleAtMs = this.#cutOffs.get(tombstone.id) ?? 0;
+    this.#cutOffs.delete(tombstone.id);
     const pending: Pending = {
       tombstone,
+      settleAtMs,
+      isEmptied: false,
       failures: 0,
       job: { run: () => this.#run(pending), ended: () => this.#ended(pending) },
       due: { dueAtMs: 0, place: -1, run: () => this.#lane.add(pending.job, false) },
@@ -95,14 +113,18 @@ export class Tombstones {
     this.#onSettled();
     if (!this.#isPending(pending) || this.#controller.signal.aborted) return;
     const { host, limits } = this.#context;
-    const waitMs = backOffMs(Math.max(1, pending.failures), limits.backOff, host.random);
-    this.#timetable.set(pending.due, host.clock.now() + waitMs);
+    const nowMs = host.clock.now();
+    const pauseMs = backOffMs(Math.max(1, pending.failures), limits.backOff, host.random);
+    this.#timetable.set(pending.due, pending.isEmptied ? Math.max(pending.settleAtMs, nowMs) : nowMs + pauseMs);
   }
 
   #remove(pending: Pending, signal: AbortSignal): Promise<void> {
     return this.#lock.run(pending.tombstone.id, async () => {
       if (!this.#isPending(pending)) return;
+      const startMs = this.#context.host.clock.now();
       await this.#removeCopy(pending.tombstone, signal);
+      pending.isEmptied = true;
+      if (startMs < pending.settleAtMs) return;
       await pending.tombstone.done();
       this.#context.host.failPoints.reach("tombstone.end");
       this.#timetable.remove(pending.due);

@@ -105,8 +105,10 @@ export class Upkeeper {
     const { host, remote } = this.#context;
     const { signal } = entry.controller;
     const nowMs = host.clock.wallMs();
-    if (entry.retiredUntilMs === undefined || entry.retiredUntilMs > nowMs) return;
+    const isDue = entry.retiredUntilMs !== undefined && entry.retiredUntilMs <= nowMs;
+    if (!isDue && !entry.mayHaveRetired) return;
     const stored = await storeCall(this.#context, signal, 0, (call) => remote.manifests.read(entry.id, call));
+    entry.mayHaveRetired = false;
     if (stored === undefined) {
       entry.retiredUntilMs = undefined;
       return;
