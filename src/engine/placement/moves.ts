@@ -294,6 +294,7 @@ export class Moves {
     progress.commit();
     const txid = Number(log.closedTxid);
     try {
+      await database.forgetWal();
       const free = await folder.drop(id);
       catalog.put({
         ...row,

@@ -24,7 +24,7 @@ import type { Handles } from "../handles.ts";
 import type { Operations, OperationTask, Progress } from "../operations.ts";
 import type { EngineLog, StagesOptions } from "../options.ts";
 import type { Sync } from "../sync/sync.ts";
-import { Budget } from "./budgets.ts";
+import { Budget, type StageUsage } from "./budgets.ts";
 import { HeadBringer } from "./head-bringer.ts";
 import type { HeadFiles } from "./head-files.ts";
 import { Hydrations } from "./hydrations.ts";
@@ -116,6 +116,10 @@ export class Placement {
   #movesRunning = 0;
   /** Where the sweep over idle databases goes on, for each place that heads have. */
   #sweeps: { head: "memory" | "local"; after: PageKey; atMs: number }[] = [];
+  /** Until when the policy leaves a database alone whose move has failed. */
+  readonly #rests = new Map<string, number>();
+  /** Pinned to a stage that they are not on yet. */
+  readonly #astray = new Set<string>();
   #isClosing = false;
 
   constructor(options: PlacementOptions) {
@@ -260,6 +264,7 @@ export class Placement {
   tidy(): void {
     if (this.#isClosing) return;
     this.#relievePressure();
+    this.#bringPinned();
     if (this.#options.stages.settings.autoMovement) this.#promoteWanted();
     this.#sweep();
   }
@@ -283,17 +288,15 @@ export class Placement {
     this.#require(pin.stage);
     await this.#setPin(row, pin);
     if (row.stage === pin.stage) return;
-    const kind = isCloser(pin.stage, row.stage) ? "promote" : "demote";
-    try {
-      this.#options.operations.start(this.#task(row, kind, pin.stage));
-    } catch (error) {
-      // Another operation works on it: the policy sees to the pin later.
-      if (!(error instanceof Failure && error.reason === "OPERATION_CONFLICT")) throw error;
-    }
+    this.#begin(row, pin.stage);
+    // What works on it now may take it elsewhere.
+    if (this.#astray.size < astrayCountMax) this.#astray.add(row.id);
   }
 
-  unpin(row: CatalogRow): Promise<void> {
-    return this.#setPin(row, undefined);
+  async unpin(row: CatalogRow): Promise<void> {
+    await this.#setPin(row, undefined);
+    // It may be one that nobody has used for long.
+    for (const sweep of this.#sweeps) Object.assign(sweep, { after: start, atMs: this.#options.clock.now() });
   }
 
   async listStages(): Promise<readonly StageInfo[]> {
@@ -464,10 +467,8 @@ export class Placement {
       await this.#moves.toLocal(id, progress);
       return;
     }
-    const { requestCount, idleMs } = this.#factsOf(row);
     const sizeBytes = this.#options.handles.get(id)?.sizeBytes ?? row.sizeBytes;
-    const own = worth({ requestCount, idleMs, sizeBytes }, this.#windowMs);
-    const release = await this.#makeRoom("memory", id, sizeBytes, own);
+    const release = await this.#makeRoom("memory", id, sizeBytes, this.#worth(row, sizeBytes));
     try {
       await this.#moves.toMemory(id, progress);
     } finally {
@@ -490,19 +491,14 @@ export class Placement {
     const missing = budget.missing(sizeBytes);
     if (missing.bytes > 0 || missing.count > 0) {
       const victims = this.#victims(stage, missing, worthMax).filter((row) => row.id !== id);
-      const freed = victims.reduce((sum, row) => sum + row.sizeBytes, 0);
-      if (freed < missing.bytes || victims.length < missing.count) throw budget.full();
+      if (!isEnough(victims, missing)) throw budget.full();
       await Promise.all(victims.map((row) => this.#evict(row, stage)));
     }
     return budget.reserve(sizeBytes);
   }
 
   /** What is worth least on a stage, as much of it as is missing. Nothing pinned, busy, at rest after a move, or worked on. */
-  #victims(
-    stage: "memory" | "local",
-    missing: { readonly bytes: number; readonly count: number },
-    worthMax: number,
-  ): CatalogRow[] {
+  #victims(stage: "memory" | "local", missing: StageUsage, worthMax: number): CatalogRow[] {
     const { catalog, handles, operations, clock, stages, sync } = this.#options;
     if (stage === "local" && !this.#tiers.carriesToRemote) return [];
     const nowMs = clock.wallMs();
@@ -551,7 +547,7 @@ export class Placement {
       if (excess.bytes === 0 && excess.count === 0) continue;
       for (const row of this.#victims(stage, excess, Number.POSITIVE_INFINITY)) {
         if (!this.#mayBegin) return;
-        this.#begin(row, "demote", stage === "memory" ? "local" : "remote");
+        this.#begin(row, stage === "memory" ? "local" : "remote");
       }
     }
   }
@@ -563,12 +559,57 @@ export class Placement {
       if (++looked > wantedCountMax || !this.#mayBegin) return;
       this.#wanted.delete(database);
       database.takeWanted();
-      if (handles.get(database.id) !== database) continue;
+      if (handles.get(database.id) !== database || this.#rests.has(database.id)) continue;
       const row = catalog.get(database.id);
-      if (row === undefined) continue;
+      if (row?.state !== "ready") continue;
       const { target } = this.#decide(row);
-      if (isCloser(target, row.stage)) this.#begin(row, "promote", target);
+      if (!isCloser(target, row.stage)) continue;
+      if (target === "memory" && !this.#hasRoom(row, database.sizeBytes)) this.#rest(row.id);
+      else this.#begin(row, target);
     }
+  }
+
+  /** Whether a database would find room in memory, so that none is begun that will not. */
+  #hasRoom(row: CatalogRow, sizeBytes: number): boolean {
+    const { memory } = this.#budgets;
+    if (memory === undefined || memory.isTooLarge(sizeBytes)) return false;
+    const missing = memory.missing(sizeBytes);
+    if (missing.bytes === 0 && missing.count === 0) return true;
+    return isEnough(this.#victims("memory", missing, this.#worth(row, sizeBytes)), missing);
+  }
+
+  #worth(row: CatalogRow, sizeBytes: number): number {
+    const { requestCount, idleMs } = this.#factsOf(row);
+    return worth({ requestCount, idleMs, sizeBytes }, this.#windowMs);
+  }
+
+  /** Pins whose move could not begin, or has failed. */
+  #bringPinned(): void {
+    const { catalog, operations } = this.#options;
+    this.#endRests();
+    for (const id of this.#astray) {
+      const row = catalog.get(id);
+      const pin = row && activePin(row.pin, this.#options.clock.wallMs());
+      if (row === undefined || pin === undefined || pin.stage === row.stage) {
+        this.#astray.delete(id);
+      } else if (!this.#rests.has(id) && operations.lockedBy(id) === undefined && this.#mayBegin) {
+        this.#begin(row, pin.stage);
+      }
+    }
+  }
+
+  /** Those that rest are in the order of their rest's end. */
+  #endRests(): void {
+    const nowMs = this.#options.clock.now();
+    for (const [id, untilMs] of this.#rests) {
+      if (untilMs > nowMs && this.#rests.size <= restCountMax) return;
+      this.#rests.delete(id);
+    }
+  }
+
+  #rest(id: string): void {
+    this.#rests.delete(id);
+    this.#rests.set(id, this.#options.clock.now() + Math.max(restMsMin, this.#options.stages.settings.cooldownMs));
   }
 
   /** Looks at the least recently used, some in each round; at the end of them it pauses. */
@@ -595,11 +636,10 @@ export class Placement {
 
   #consider(row: CatalogRow): void {
     const { handles, operations } = this.#options;
-    if (row.state !== "ready" || operations.lockedBy(row.id) !== undefined) return;
+    if (row.state !== "ready" || operations.lockedBy(row.id) !== undefined || this.#rests.has(row.id)) return;
     if (handles.get(row.id)?.isIdle === false) return;
     const { target, dropsHead } = this.#decide(row);
-    if (target === row.stage && !dropsHead) return;
-    this.#begin(row, isCloser(target, row.stage) ? "promote" : "demote", target);
+    if (target !== row.stage || dropsHead) this.#begin(row, target);
   }
 
   /** Moves of the policy wait in no queue: what is decided now may be wrong by then. */
@@ -607,10 +647,21 @@ export class Placement {
     return this.#movesRunning < this.#options.stages.settings.moveConcurrencyMax;
   }
 
-  #begin(row: CatalogRow, kind: "promote" | "demote", target: StageName): void {
+  #begin(row: CatalogRow, target: StageName): void {
     const { operations, log } = this.#options;
+    const task = this.#task(row, isCloser(target, row.stage) ? "promote" : "demote", target);
     try {
-      operations.start(this.#task(row, kind, target));
+      operations.start({
+        ...task,
+        run: async (progress) => {
+          try {
+            await task.run(progress);
+          } catch (error) {
+            this.#rest(row.id);
+            throw error;
+          }
+        },
+      });
     } catch (error) {
       const isExpected = error instanceof Failure && expected.has(error.reason);
       if (!isExpected) log("error", "a move could not be begun", { database: row.id, target, error });
@@ -632,6 +683,16 @@ export class Placement {
   }
 }
 
+function isEnough(victims: readonly CatalogRow[], missing: StageUsage): boolean {
+  const freedBytes = victims.reduce((sum, row) => sum + row.sizeBytes, 0);
+  return freedBytes >= missing.bytes && victims.length >= missing.count;
+}
+
 const evictionMsMax = 60_000;
+
+/** Pause of the policy with a database whose move has failed, at least. */
+const restMsMin = 10_000;
+const restCountMax = 10_000;
+const astrayCountMax = 1_000;
 
 const expected: ReadonlySet<string> = new Set(["OPERATION_CONFLICT", "RATE_LIMITED", "SHUTTING_DOWN"]);

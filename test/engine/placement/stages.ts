@@ -3,10 +3,10 @@ import { randomBytes } from "node:crypto";
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { type Clock, systemClock } from "../../../src/clock.ts";
-import type { FileSystem } from "../../../src/engine/file-system.ts";
-import { nodeFileSystem } from "../../../src/engine/file-system.ts";
 import type { EngineOptions, PlacementSettings, StageBudget } from "../../../src/engine/options.ts";
 import type { FailPoint } from "../../../src/fail-points.ts";
+import type { FileSystem } from "../../../src/files/file-system.ts";
+import { nodeFileSystem } from "../../../src/files/file-system.ts";
 import { type FaultSource, FaultyStore } from "../../../src/objects/faulty.ts";
 import { openRemoteStage } from "../../../src/stages/open-remote-stage.ts";
 import { type MemoryBucket, MemoryObjectStore } from "../../support/memory-object-store.ts";
@@ -16,6 +16,8 @@ import { testSyncLimits } from "../sync/scene.ts";
 /** The machine's clock, which can also be told that time has passed. Timers keep to the machine's time. */
 export class JumpingClock implements Clock {
   #aheadMs = 0;
+  #rounds = 0;
+  readonly #waits = new Set<{ readonly rounds: number; readonly done: () => void }>();
   now(): number {
     return systemClock.now() + this.#aheadMs;
   }
@@ -26,7 +28,21 @@ export class JumpingClock implements Clock {
     return systemClock.after(ms, run);
   }
   every(ms: number, run: () => void): () => void {
-    return systemClock.every(ms, run);
+    return systemClock.every(ms, () => {
+      run();
+      this.#rounds++;
+      for (const wait of [...this.#waits]) {
+        if (this.#rounds < wait.rounds) continue;
+        this.#waits.delete(wait);
+        wait.done();
+      }
+    });
+  }
+  /** Resolves when what runs regularly has run so many times more. */
+  async rounds(count: number): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#waits.add({ rounds: this.#rounds + count, done: resolve });
+    await promise;
   }
   jump(ms: number): void {
     this.#aheadMs += ms;
