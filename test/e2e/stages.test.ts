@@ -102,7 +102,7 @@ describe("the remote stage", () => {
   });
 });
 
-for (const kind of s3ServerKinds.filter(({ hasConditions }) => hasConditions)) {
+for (const kind of s3ServerKinds.filter(({ program }) => ["weed", "versitygw", "minio"].includes(program))) {
   const isMissing = installed(kind) === undefined;
   const note = isMissing ? ` (skipped: ${kind.program} is not installed)` : "";
 
@@ -135,12 +135,6 @@ for (const kind of s3ServerKinds.filter(({ hasConditions }) => hasConditions)) {
         expect(output).toMatch(/Persisto cannot start: the remote stage: .*STORAGE_REMOTE_SECRET_KEY/);
         expect(output).not.toContain("not the secret");
         expect(output).not.toMatch(/^\s+at /m);
-        const local = await start(newFolder(), { ...wrong, STORAGE_REMOTE_REQUIRED: "false" });
-        await callByHttp(local.port, "DatabaseService/CreateDatabase", {
-          database: "first",
-          initialStage: "STAGE_LOCAL",
-        });
-        await write(local.port, "first", "CREATE TABLE t (a)", "LOCAL");
       },
       60_000,
     );
@@ -165,10 +159,13 @@ describe("a start without its object store", () => {
 
   it("serves what is local when it is told to, and says that the store is away", async () => {
     const folder = newFolder();
+    const before = await start(folder, {});
+    await callByHttp(before.port, "DatabaseService/CreateDatabase", { database: "first", initialStage: "STAGE_LOCAL" });
+    await write(before.port, "first", "CREATE TABLE t (a)", "LOCAL");
+    expect(await before.end("SIGTERM")).toBe(0);
     const server = await start(folder, environment({ STORAGE_REMOTE_REQUIRED: "false" }));
-    await callByHttp(server.port, "DatabaseService/CreateDatabase", { database: "first", initialStage: "STAGE_LOCAL" });
-    await write(server.port, "first", "CREATE TABLE t (a)", "LOCAL");
-    expect(await readOne(server.port, "first", "SELECT count(*) FROM t")).toBe("0");
+    await write(server.port, "first", "INSERT INTO t VALUES (1)", "LOCAL");
+    expect(await readOne(server.port, "first", "SELECT count(*) FROM t")).toBe("1");
     expect(server.output).toContain("the object store does not work");
     const verified = await runCommandProcess(folder, ["verify"], { environment: environment() });
     expect(verified.code).toBe(2);
