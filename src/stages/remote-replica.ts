@@ -54,6 +54,8 @@ const mergeBytesMax = 32 * 1024 * 1024;
 const mergePartBytesMin = 64 * 1024;
 const compareBytes = 4 * 1024 * 1024;
 const checkPartBytes = 4 * 1024 * 1024;
+/** Files that are checked at one time. */
+const checksMax = 8;
 
 export class StoredReplica implements RemoteReplica {
   readonly stage = "remote";
@@ -184,18 +186,8 @@ export class StoredReplica implements RemoteReplica {
   async verify(call: StageCall): Promise<Verified> {
     await this.load(call);
     const all = [...this.#files.all];
-    const damaged: DamagedFile[] = [];
-    const bad = new Set<string>();
-    for (const file of all) {
-      const name = this.#files.key(file);
-      try {
-        await this.#checkFile(file, call);
-      } catch (error) {
-        if (!isOfFile(error)) throw error;
-        bad.add(name);
-        damaged.push({ name, failure: new FileFailure(file, error).damage(name) });
-      }
-    }
+    const damaged = await this.#damagedOf(all, call);
+    const bad = new Set(damaged.map(({ name }) => name));
     const problems: string[] = [];
     const isWhole = await this.#isWhole(
       all.filter((file) => !bad.has(this.#files.key(file))),
@@ -247,13 +239,15 @@ export class StoredReplica implements RemoteReplica {
   /** Takes the number for what is put; throws FencedError when it is another's. */
   async #claim(file: ReplicaFile, body: Uint8Array | ObjectSource, call: StageCall): Promise<void> {
     const startMs = this.#context.clock.now();
+    let isNew = true;
     try {
       await this.#put(file, body, { ifNoneMatch: "*" }, call);
     } catch (error) {
       if (!isObjectStoreError(error, "precondition")) throw error;
       if (!(await this.#isStored(file, sourceOf(body), call))) throw new FencedError(file.maxTxid, error);
+      isNew = false;
     }
-    await this.#confirm(file, startMs, call);
+    await this.#confirm(file, startMs, isNew, call);
     this.#files.add(file);
     this.#loadedAt(startMs);
   }
@@ -261,13 +255,15 @@ export class StoredReplica implements RemoteReplica {
   /**
    * The number may have been free because retention has removed it: another server wrote it, went on, and merged it. That
    * takes longer than files of level 0 stay, and its newest one stays in any case; whoever knew the end of the history less
-   * long ago need not look.
+   * long ago need not look. What was stored by mistake would be taken for a part of that history: it is removed.
    */
-  async #confirm({ maxTxid }: ReplicaFile, nowMs: number, call: StageCall): Promise<void> {
+  async #confirm(file: ReplicaFile, nowMs: number, isNew: boolean, call: StageCall): Promise<void> {
     const knownForMs = nowMs - this.#knownAtMs;
     if (knownForMs < this.#context.retention.levelZeroMs / 2) return;
-    const behind = await this.#files.firstBehind(maxTxid, call);
-    if (behind !== undefined) throw new FencedError(maxTxid);
+    const behind = await this.#files.firstBehind(file.maxTxid, call);
+    if (behind === undefined) return;
+    if (isNew) await this.#context.store.delete([this.#files.key(file)], call);
+    throw new FencedError(file.maxTxid);
   }
 
   #put(
@@ -382,6 +378,24 @@ export class StoredReplica implements RemoteReplica {
     const header = decodeHeader(await fetchPart(this.#context.store, object, 0, headerBytes, call));
     checkHeader(header, file);
     return header;
+  }
+
+  async #damagedOf(files: readonly ReplicaFile[], call: StageCall): Promise<DamagedFile[]> {
+    const damaged: DamagedFile[] = [];
+    let next = 0;
+    const check = async () => {
+      for (let file = files[next++]; file !== undefined; file = files[next++]) {
+        const name = this.#files.key(file);
+        try {
+          await this.#checkFile(file, call);
+        } catch (error) {
+          if (!isOfFile(error)) throw error;
+          damaged.push({ name, failure: new FileFailure(file, error).damage(name) });
+        }
+      }
+    };
+    await Promise.all(Array.from({ length: Math.min(checksMax, files.length) }, check));
+    return damaged.sort((a, b) => (a.name < b.name ? -1 : 1));
   }
 
   async #checkFile(file: ReplicaFile, call: StageCall): Promise<void> {

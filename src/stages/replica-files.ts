@@ -68,6 +68,7 @@ export class ReplicaFiles {
   /** One list. Times that were known stay known. */
   async load(call: StageCall): Promise<void> {
     const found = new Map<string, Known>();
+    const before = new Set(this.#known.keys());
     const folder = this.#layout === "folder" ? `${this.#prefix}/ltx/` : `${this.#prefix}/`;
     for await (const { key, sizeBytes, timestampMs } of this.#store.list(folder, call)) {
       const parsed = parseReplicaKey(key.slice(this.#prefix.length + 1), this.#layout);
@@ -81,6 +82,8 @@ export class ReplicaFiles {
         throw new LtxFailure("too-large", `more than ${fileCountMax} files under ${this.#prefix}`);
       }
     }
+    // A batch may be stored while the list comes, which need not have it.
+    for (const [key, known] of this.#known) if (!before.has(key)) found.set(key, known);
     this.#known.clear();
     for (const [key, known] of found) this.#known.set(key, known);
     this.#list = undefined;

@@ -268,6 +268,25 @@ describe("a number", () => {
     clock.advance(3_600_000);
     expect(await other.expire(clock.wallMs(), until)).toBe(5);
     await expect(sleeper.append(batch(4), until)).rejects.toBeInstanceOf(FencedError);
+    // What it stored meanwhile is no part of that history.
+    await other.load(until);
+    expect(ranges(other.files(), 0)).toEqual(["6-6"]);
+  });
+
+  it("that is ours stays ours when another went on behind it", async () => {
+    const clock = new ManualClock(startMs);
+    const until = { deadlineAtMs: Number.POSITIVE_INFINITY };
+    const at = scene({ clock });
+    const ours = await at.replica();
+    for (const txid of [1, 2]) await ours.append(batch(txid), until);
+    at.faults.set("put", [{ kind: "fail_after" }]);
+    expect(isObjectStoreError(await ours.append(batch(3), until).catch((error) => error), "unavailable")).toBe(true);
+    const other = await at.replica();
+    await other.claim(startMs, until);
+    clock.advance(3_600_000);
+    await expect(ours.append(batch(3), until)).rejects.toBeInstanceOf(FencedError);
+    await other.load(until);
+    expect(ranges(other.files(), 0)).toEqual(["1-1", "2-2", "3-3", "4-4"]);
   });
 
   it("costs a list when the end of the history has not been seen for long, and no other time", async () => {
