@@ -107,6 +107,7 @@ export class Carrier {
     failPoints.reach("upload.begin");
     await storeCall(this.#context, signal, batch.byteCount, (call) => replica.append(batch, call));
     failPoints.reach("upload.stored");
+    entry.isDamaged = false;
     this.#uploads++;
     this.#puts++;
     this.#uploadedBytes += batch.byteCount;

@@ -38,6 +38,8 @@ export class SyncEntry {
   hasNewFacts = false;
   /** Bytes counted in the backlog. */
   bytes = 0;
+  /** A stored file is damaged, and nothing here can make it good before the next batch is stored. */
+  isDamaged = false;
   uploadFailures = 0;
   upkeepFailures = 0;
   isFenced = false;

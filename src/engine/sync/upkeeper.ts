@@ -1,4 +1,6 @@
 /** Keeps replicas in the remote stage short and young: levels, snapshots, retention, and histories that were replaced. */
+
+import { Failure } from "../../failure/failure.ts";
 import { snapshotLevel } from "../../ltx/replica.ts";
 import type { RetiredPrefix } from "../../stages/manifest.ts";
 import type { RemoteReplica } from "../../stages/remote.ts";
@@ -44,7 +46,8 @@ export class Upkeeper {
   next(entry: SyncEntry): number | undefined {
     const replica = this.#context.replicas.peek(entry.id);
     const never = Number.POSITIVE_INFINITY;
-    const ownMs = replica === undefined ? entry.upkeepAtMs : (nextUpkeep(replica.files(), this.#rules)?.atMs ?? never);
+    const plannedMs = () => replica && (nextUpkeep(replica.files(), this.#rules)?.atMs ?? never);
+    const ownMs = entry.isDamaged ? never : (plannedMs() ?? entry.upkeepAtMs);
     const atMs = Math.min(ownMs, entry.retiredUntilMs ?? never);
     if (atMs !== entry.upkeepAtMs) {
       entry.upkeepAtMs = atMs;
@@ -75,7 +78,44 @@ export class Upkeeper {
     for (let count = 0; count < stepCountMax; count++) {
       const upkeep = nextUpkeep(replica.files(), this.#rules);
       if (upkeep === undefined || upkeep.atMs > host.clock.wallMs()) return;
-      await this.#step(entry, replica, upkeep.step);
+      try {
+        await this.#step(entry, replica, upkeep.step);
+      } catch (error) {
+        if (!(error instanceof Failure) || error.reason !== "DATA_CORRUPT") throw error;
+        await this.#heal(entry, replica, error);
+        if (entry.isDamaged) return;
+      }
+    }
+  }
+
+  /** A stored file is damaged: where there is a head that is stored wholly, a snapshot of it stands in for what is there. */
+  async #heal(entry: SyncEntry, replica: RemoteReplica, damage: Failure): Promise<void> {
+    const { host } = this.#context;
+    const { signal } = entry.controller;
+    const facts = { database: entry.id, error: damage };
+    entry.isDamaged = true;
+    const database = await host.hold(entry.id);
+    try {
+      if (database === undefined || database.log.closedTxid !== replica.txid) {
+        host.log(
+          "error",
+          "the remote copy is damaged; the next write heals it, or `persisto verify` tells more",
+          facts,
+        );
+        return;
+      }
+      const snapshot = await database.log.snapshot();
+      try {
+        const bytes = snapshot.pageSize * snapshot.pageCount;
+        await storeCall(this.#context, signal, bytes, (call) => replica.putSnapshot(snapshot, call));
+      } finally {
+        snapshot.release();
+      }
+      this.#snapshots++;
+      entry.isDamaged = false;
+      host.log("warn", "the remote copy was damaged; a snapshot of the database stands in for it", facts);
+    } finally {
+      if (database !== undefined) host.release(database);
     }
   }
 

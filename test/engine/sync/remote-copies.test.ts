@@ -117,6 +117,44 @@ describe("upkeep", () => {
   });
 });
 
+describe("a damaged file", () => {
+  async function damaged() {
+    const scene = await SyncScene.open();
+    const database = scene.database("a");
+    for (let round = 0; round < 3; round++) {
+      scene.commit(database);
+      await scene.pass(6_000);
+    }
+    const key = keysOf(scene, "a").find((each) => each.includes("0000/"));
+    const stored = scene.bucket.get(key ?? "");
+    if (stored === undefined) throw new Error("no batch");
+    const bytes = Uint8Array.from(stored.bytes);
+    bytes[150] = (bytes[150] ?? 0) ^ 1;
+    scene.bucket.set(stored.info.key, { ...stored, bytes });
+    return { scene, database };
+  }
+
+  it("is healed by a snapshot of the head", async () => {
+    const { scene, database } = await damaged();
+    await scene.pass(10 * minute, 5_000);
+    expect(levelsOf(scene, database)["0009"]).toBe(1);
+    expect(scene.lines.filter(({ message }) => message.includes("was damaged"))).toHaveLength(1);
+    scene.commit(database);
+    await scene.pass(minute, 5_000);
+    expect(database.durableTxid).toBe(4n);
+  });
+
+  it("is told of once where there is no head, and waits for the next batch", async () => {
+    const { scene } = await damaged();
+    scene.databases.delete("a");
+    await scene.pass(hour, 10_000);
+    expect(scene.lines.filter(({ level }) => level === "error")).toHaveLength(1);
+    scene.calls.length = 0;
+    await scene.pass(hour, minute);
+    expect(scene.calls).toEqual([]);
+  });
+});
+
 describe("a deleted database", () => {
   function tombstone(database: TestDatabase, onDone: () => void): Tombstone {
     const { id, lineage } = database;
