@@ -544,6 +544,11 @@ export class HostedDatabase implements Checkpointed, SyncedDatabase {
     return count;
   }
 
+  /** To be awaited before the files of the closed database are removed: its WAL must not come back by the redo log. */
+  forgetWal(): Promise<void> {
+    return this.#head.walFile.forget();
+  }
+
   pauseWrites(msMax: number): Promise<boolean> {
     return this.#gate.pause(msMax);
   }
