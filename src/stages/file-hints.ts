@@ -2,30 +2,42 @@
 import type { ReplicaFile } from "../ltx/replica.ts";
 import type { ReplicaFiles } from "./replica-files.ts";
 
-export class FileHints {
-  readonly #countMax: number;
-  /** The one that was not used for the longest time first. */
-  readonly #known = new Map<string, ReplicaFiles>();
+interface Hint {
+  readonly files: ReplicaFiles;
+  /** How many there were when it was counted. */
+  readonly fileCount: number;
+}
 
-  constructor(countMax: number) {
-    this.#countMax = countMax;
+/** Bounded by the number of files, over all prefixes. */
+export class FileHints {
+  readonly #fileCountMax: number;
+  /** The one that was not used for the longest time first. */
+  readonly #known = new Map<string, Hint>();
+  #fileCount = 0;
+
+  constructor(fileCountMax: number) {
+    this.#fileCountMax = fileCountMax;
   }
 
   get(prefix: string): readonly ReplicaFile[] {
-    return this.#known.get(prefix)?.all ?? [];
+    return this.#known.get(prefix)?.files.all ?? [];
   }
 
   set(prefix: string, files: ReplicaFiles): void {
-    this.#known.delete(prefix);
-    this.#known.set(prefix, files);
-    if (this.#known.size <= this.#countMax) return;
+    this.delete(prefix);
+    const hint = { files, fileCount: files.all.length };
+    this.#known.set(prefix, hint);
+    this.#fileCount += hint.fileCount;
     for (const oldest of this.#known.keys()) {
-      this.#known.delete(oldest);
-      return;
+      if (this.#fileCount <= this.#fileCountMax) return;
+      this.delete(oldest);
     }
   }
 
   delete(prefix: string): void {
+    const hint = this.#known.get(prefix);
+    if (hint === undefined) return;
     this.#known.delete(prefix);
+    this.#fileCount -= hint.fileCount;
   }
 }

@@ -29,8 +29,8 @@ export interface RemoteStageOptions {
   readonly fetchBytesMax?: number | undefined;
 }
 
-/** Histories of which it is remembered what is stored. */
-const hintCountMax = 10_000;
+/** Files of which it is remembered that they are stored. */
+const hintCountMax = 200_000;
 
 /** Asks nothing of the store: see `probe`. */
 export async function openRemoteStage(options: RemoteStageOptions): Promise<RemoteStage> {
