@@ -1,8 +1,18 @@
 import { execFileSync, spawnSync } from "node:child_process";
-import { cpSync, mkdirSync, renameSync, rmSync, symlinkSync } from "node:fs";
+import { cpSync, mkdirSync, readFileSync, renameSync, rmSync, symlinkSync } from "node:fs";
 import { delimiter, dirname, join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
 import { read, root } from "../house/repository.ts";
+import {
+  accessKeyId,
+  bucket,
+  installed,
+  s3ServerKinds,
+  secretAccessKey,
+  startS3Server,
+} from "../objects/s3-servers.ts";
+import { runCommandProcess } from "../support/command-process.ts";
+import { callByHttp, write } from "../support/http-calls.ts";
 import { startInVain, startServerProcess } from "../support/server-process.ts";
 import { temporaryFolders } from "../support/temporary-folder.ts";
 
@@ -20,6 +30,23 @@ function copyBuildContext(target: string): void {
     cpSync(join(root, path), join(target, path));
   }
   symlinkSync(join(root, "node_modules"), join(target, "node_modules"));
+}
+
+/** The modules that are loaded with one of dist/: it, the server that it imports at once, and what these import. */
+function startedBy(main: string): string[] {
+  const found = new Map<string, string>();
+  const follow = (path: string): void => {
+    if (found.has(path)) return;
+    const text = readFileSync(path, "utf8");
+    found.set(path, text);
+    for (const [, name = ""] of text.matchAll(/^(?:import|export)\b[^;"]*"(\.\/[^"]+)"/gm))
+      follow(join(dirname(path), name));
+  };
+  follow(main);
+  const [, server = ""] = /import\("(\.\/server-[^"]+)"\)/.exec(found.get(main) ?? "") ?? [];
+  follow(join(dirname(main), server));
+  expect(found.size).toBeGreaterThan(5);
+  return [...found.values()];
 }
 
 /** The steps of the Dockerfile without an engine: build from the committed files, keep dist/ alone, run it elsewhere. */
@@ -71,6 +98,39 @@ describe("the program built in a clean directory", () => {
     expect(healthcheck()).toBe(0);
     expect(await server.end("SIGTERM")).toBe(0);
     expect(healthcheck()).toBe(1);
+  }, 60_000);
+
+  it("carries what a bucket needs, and the commands", async ({ skip }) => {
+    const kind = s3ServerKinds.find((each) => ["versitygw", "weed"].includes(each.program) && installed(each));
+    if (kind === undefined) return skip("no S3 server is installed");
+    const s3 = await startS3Server(kind, newFolder());
+    try {
+      const program = join(dist, "main.js");
+      const environment = {
+        STORAGE_REMOTE_ENDPOINT: s3.endpoint,
+        STORAGE_REMOTE_ACCESS_KEY_ID: accessKeyId,
+        STORAGE_REMOTE_SECRET_KEY: secretAccessKey,
+        STORAGE_REMOTE_BUCKET_NAME: bucket,
+      };
+      const folder = newFolder();
+      const server = await startServerProcess(folder, { program, environment });
+      await callByHttp(server.port, "DatabaseService/CreateDatabase", { database: "first" });
+      await write(server.port, "first", "CREATE TABLE t (a)");
+      expect(await server.end("SIGTERM")).toBe(0);
+      const { code, printed } = await runCommandProcess(folder, ["verify"], { program, environment });
+      expect([code, printed]).toEqual([0, expect.stringContaining("ok   first")]);
+    } finally {
+      await s3.stop();
+    }
+  }, 90_000);
+
+  it("loads neither the codecs of the log nor the client of buckets to start", async () => {
+    const server = await startServerProcess(newFolder(), { program: join(dist, "main.js") });
+    const loaded = readFileSync(`/proc/${server.pid}/maps`, "utf8");
+    expect(loaded).toContain("persisto.node");
+    expect(loaded).not.toContain("lz4-napi");
+    expect(await server.end("SIGTERM")).toBe(0);
+    expect(startedBy(join(dist, "main.js")).filter((text) => /\bS3Client\b|WASMInterface/.test(text))).toEqual([]);
   }, 60_000);
 
   it("says what to install when the native library is missing", async () => {
