@@ -28,7 +28,7 @@ run: native ## Start the server from the sources
 test: native ## All tests
 	@npm run --silent test
 
-check: native ## Lint, types, formats, generated files, tests, simulation, fuzzing, conformance, short benchmarks
+check: native ## Lint, types, formats, generated files, tests, fuzzing, conformance, short benchmarks
 	@npm run --silent check
 
 bench: build ## All benchmarks, into docs/BENCHMARKS.md
@@ -37,8 +37,8 @@ bench: build ## All benchmarks, into docs/BENCHMARKS.md
 conformance: native ## Connect's conformance suite (needs Go)
 	@npm run --silent conformance
 
-simulate: native ## The stage engine under faults by seed; SEED=n replays one schedule
-	@npm run --silent simulate -- $(if $(SEED),--seed $(SEED))
+simulate: native ## SEED=n: repeats one schedule of the simulation, step by step
+	@npm run --silent simulate -- --seed $(SEED) --verbose
 
 fuzz: native ## The request fuzzer of the native library, under sanitizers
 	@npm run --silent fuzz

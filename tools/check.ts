@@ -37,12 +37,6 @@ const steps: readonly Step[] = [
     minutesMax: 12,
     counts: countTests,
   },
-  {
-    name: "simulation",
-    command: ["npm", "run", "--silent", "simulate"],
-    minutesMax: 4,
-    counts: countCases,
-  },
   { name: "fuzzing, short", command: ["npm", "run", "--silent", "fuzz"], minutesMax: 5, missing: unlessTool("cc") },
   {
     name: "conformance",
