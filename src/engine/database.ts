@@ -413,7 +413,10 @@ export class HostedDatabase implements Checkpointed, SyncedDatabase {
   async acknowledge(result: CallResult, durability: DurabilityLevel, options: CallOptions): Promise<EngineAnswer> {
     const answer = this.committed(result);
     // Also when it changed nothing: it may repeat a write that was less durable, or whose flush nobody lived to see.
-    if (durability === "local" && (result.committed || this.#hasFrames())) await this.#flush();
+    if (durability === "local") {
+      if (result.committed) await this.#flush(this.wal.reportedFrames);
+      else if (this.#hasFrames()) await this.#flush();
+    }
     if (durability !== "remote") return answer;
     await this.#host.sync().durable(this, answer.position.sequence, options);
     return { ...answer, durablePosition: this.durablePosition };
@@ -665,12 +668,13 @@ export class HostedDatabase implements Checkpointed, SyncedDatabase {
     return this.#host.flusher.fileSystem.sizeBytes(`${this.#head.path}-wal`) > 0;
   }
 
-  async #flush(): Promise<void> {
+  /** What is committed is on the local disk when it resolves; with `walFrames`, what is in so many frames of the WAL. */
+  async #flush(walFrames?: number): Promise<void> {
     const head = this.#head;
     this.#isUnflushed = false;
     try {
       if (head.isVolatile) await this.log.seal();
-      else await head.walFile.flush(this.wal.reportedFrames);
+      else await head.walFile.flush(walFrames);
     } catch (error) {
       if (error instanceof Failure && error.reason === "STAGE_FULL") throw error;
       throw this.stop("a flush of its log failed", error);

@@ -213,11 +213,14 @@ describe("durability", () => {
     held[1]?.resolve();
     await second;
     expect(scene.engine.stats().flushes).toBe(2);
-    // Nothing was committed: nothing is to be flushed.
-    await scene.run("a", "SELECT 1", "local");
-    const closed = scene.close();
+    // Nothing was committed, but what it has seen may be less durable than was asked.
+    const seenOnly = scene.run("a", "SELECT 1", "local");
     await until(() => held.length === 3);
     held[2]?.resolve();
+    await seenOnly;
+    const closed = scene.close();
+    await until(() => held.length === 4);
+    held[3]?.resolve();
     await closed;
   });
 
