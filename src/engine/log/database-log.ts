@@ -433,9 +433,12 @@ export class DatabaseLog {
       await this.#writeWhole();
       return;
     }
-    const wal = await openWal(this.#host.fileSystem, this.#head.path);
+    const { fileSystem } = this.#host;
+    const wal = await openWal(fileSystem, this.#head.path);
     try {
-      const scan = await scanWal(wal, this.#end, { turn, frameCountMax: Number.POSITIVE_INFINITY });
+      // What is committed now lies in what there is now: a writer that is faster than the scan is not followed.
+      const endOffsetMax = fileSystem.sizeBytes(`${this.#head.path}-wal`);
+      const scan = await scanWal(wal, this.#end, { turn, frameCountMax: Number.POSITIVE_INFINITY, endOffsetMax });
       this.#host.failPoints.reach("seal.scanned");
       if (scan.kind === "nothing") {
         if (isNeeded && this.#open === undefined) await this.#writeEmpty();
@@ -463,7 +466,8 @@ export class DatabaseLog {
     const letGo = await this.#copyLock.image();
     try {
       const { fileSystem, failPoints } = this.#host;
-      const image = await Image.open(fileSystem, this.#head.path, "wal", { turn });
+      const endOffsetMax = fileSystem.sizeBytes(`${this.#head.path}-wal`);
+      const image = await Image.open(fileSystem, this.#head.path, "wal", { turn, endOffsetMax });
       failPoints.reach("seal.scanned");
       try {
         const { pageSize, pageCount, commits } = image;
