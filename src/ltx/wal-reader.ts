@@ -62,6 +62,7 @@ export interface WalScanOptions {
 
 const scanBytesMax = 64 * 1024 * 1024;
 const framesPerReadDefault = 256;
+const framesPerFirstRead = 8;
 const readBytesMax = 4 * 1024 * 1024;
 
 /**
@@ -140,10 +141,14 @@ class Scan {
   async run() {
     const { pageSize, walSalt1, walSalt2 } = this.#header;
     const frameBytes = frameHeaderBytes + pageSize;
-    const buffer = aligned(this.#readBytes);
+    // Most scans find a few frames: the first read is small.
+    let buffer = aligned(Math.min(this.#readBytes, framesPerFirstRead * frameBytes));
     let count = 0;
     for (let offset = this.#endOffset, isOver = false; !isOver; offset += buffer.length) {
-      if (count > 0) await this.#turn?.();
+      if (count > 0) {
+        if (buffer.length < this.#readBytes) buffer = aligned(Math.min(this.#readBytes, 8 * buffer.length));
+        await this.#turn?.();
+      }
       const length = await this.#wal.read(offset, buffer);
       isOver = length < buffer.length;
       for (let at = 0; at + frameBytes <= length; at += frameBytes) {

@@ -49,6 +49,8 @@ export interface ReplicaContext {
 
 /** Batches up to this size are put from memory, with a checksum over all of them. */
 const memoryBytesMax = 1024 * 1024;
+/** Batches up to this size were just written: they are read at once, which costs less than asking others to do it. */
+const readNowBytesMax = 64 * 1024;
 /** Bytes in memory for the inputs of one merge. */
 const mergeBytesMax = 32 * 1024 * 1024;
 const mergePartBytesMin = 64 * 1024;
@@ -119,19 +121,28 @@ export class StoredReplica implements RemoteReplica {
     const file: ReplicaFile = { level: 0, minTxid: txid, maxTxid: txid, byteCount, createTimeMs: timestampMs };
     if (txid > this.lastTxid + 1n) throw new Error(`batch ${txid} does not follow on ${this.lastTxid}`);
     if (txid <= this.lastTxid && this.#files.get(this.#files.key(file)) === undefined) return;
+    const small = byteCount <= readNowBytesMax ? await this.#context.fileSystem.read(batch.path) : undefined;
+    if (small?.length === byteCount) {
+      await this.#appendFrom(sourceOf(small), file, call);
+      return;
+    }
     const opened = await this.#context.fileSystem.openFile(batch.path, "read");
     try {
-      const source = fileSource(opened, byteCount);
-      if (txid <= this.lastTxid) {
-        if (!(await this.#isStored(file, source, call))) throw new FencedError(txid);
-        return;
-      }
-      const body = byteCount <= memoryBytesMax ? await readSource(source, 0, byteCount) : source;
-      checkHeader(await verifyLtx(body instanceof Uint8Array ? [body] : sourceChunks(source), { turn }), file);
-      await this.#claim(file, body, call);
+      await this.#appendFrom(fileSource(opened, byteCount), file, call);
     } finally {
       await opened.close();
     }
+  }
+
+  async #appendFrom(source: ObjectSource, file: ReplicaFile, call: StageCall): Promise<void> {
+    if (file.maxTxid <= this.lastTxid) {
+      if (!(await this.#isStored(file, source, call))) throw new FencedError(file.maxTxid);
+      return;
+    }
+    const { sizeBytes } = source;
+    const body = sizeBytes <= memoryBytesMax ? await readSource(source, 0, sizeBytes) : source;
+    checkHeader(await verifyLtx(body instanceof Uint8Array ? [body] : sourceChunks(source), { turn }), file);
+    await this.#claim(file, body, call);
   }
 
   async putSnapshot(snapshot: Snapshot, call: StageCall): Promise<void> {

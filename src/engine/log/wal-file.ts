@@ -7,22 +7,34 @@ export interface OpenWal extends WalSource {
   close(): Promise<void>;
 }
 
+/** What was just written is in the kernel's memory: reading a little of it costs less than asking others to do it. */
+const readNowBytesMax = 64 * 1024;
+
 /** One that is not there reads as empty. */
 export async function openWal(fileSystem: FileSystem, databasePath: string): Promise<OpenWal> {
-  let file: OpenFile;
+  const path = `${databasePath}-wal`;
+  let descriptor: number;
   try {
-    file = await fileSystem.openFile(`${databasePath}-wal`, "read");
+    descriptor = await fileSystem.openForFlush(path);
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
     return { read: () => 0, close: async () => undefined };
   }
+  let file: Promise<OpenFile> | undefined;
   return {
-    async read(offset, target) {
-      const bytes = await file.read(offset, target.length);
-      target.set(bytes);
-      return bytes.length;
+    read(offset, target) {
+      if (target.length <= readNowBytesMax) return fileSystem.readNow(descriptor, offset, target);
+      file ??= fileSystem.openFile(path, "read");
+      return file.then(async (opened) => {
+        const bytes = await opened.read(offset, target.length);
+        target.set(bytes);
+        return bytes.length;
+      });
     },
-    close: () => file.close(),
+    async close() {
+      fileSystem.close(descriptor);
+      await (await file)?.close();
+    },
   };
 }
 
