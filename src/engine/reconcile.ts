@@ -78,19 +78,28 @@ async function inspected(context: ReconcileContext, id: string, found: FoundData
   }
   // Of a head in memory that is lost there is the base.
   const hasHead = facts.head === "memory" && files.exists(facts);
-  if (!hasHead && !found.hasData) {
-    log("error", "a folder holds no database file; its database is stopped", { database: id });
-  }
   const before = known?.lineage === facts.lineage ? known : undefined;
   const headPath = hasHead ? files.path(facts) : folder.filePath(id);
   const { txid, isSealed } = await inspectLog(fileSystem, folder.logPath(id), headPath, BigInt(facts.baseTxid));
+  const hasFile = hasHead || found.hasData;
+  // Where the WAL has more than the log, or may have, an operator has to decide what is lost.
+  const canBeRepaired = !hasFile && isSealed && (before?.durableSequence ?? 0) > 0;
+  if (canBeRepaired) {
+    log("warn", "a folder has lost its database file; the remote stage and the log give it back when it is called", {
+      database: id,
+      sequence: Number(txid),
+    });
+  } else if (!hasFile) {
+    log("error", "a folder holds no database file; its database is stopped", { database: id });
+  }
   // What was given out after the last word in the catalog is not known, but it was not more than this.
   const sequence = Number(txid) + (isSealed ? 1 : 2);
   return {
     ...newRowColumns,
     ...before,
     ...facts,
-    state: hasHead || found.hasData ? "ready" : "faulted",
+    ...(canBeRepaired ? { head: "none" as const } : {}),
+    state: hasFile || canBeRepaired ? "ready" : "faulted",
     sequence: Math.max(before?.sequence ?? 0, sequence),
     sizeBytes: hasHead ? files.sizeBytes(facts) : found.sizeBytes,
     lastAccessTimeMs: Math.max(known?.lastAccessTimeMs ?? 0, facts.createTimeMs),

@@ -1,16 +1,17 @@
 /** Gives a database a head that has none: from the remote stage, or, after a loss of the memory, from its base and its log. */
+import { dirname } from "node:path";
 import type { Clock } from "../../clock.ts";
 import type { FailPoints } from "../../fail-points.ts";
 import { Failure } from "../../failure/failure.ts";
 import type { FileSystem } from "../../files/file-system.ts";
 import type { Manifest } from "../../stages/manifest.ts";
 import type { RemoteStage } from "../../stages/remote.ts";
-import type { Restored, StageCall } from "../../stages/stage.ts";
+import type { Batch, Restored, StageCall } from "../../stages/stage.ts";
 import type { Catalog, CatalogRow } from "../catalog.ts";
 import { type Facts, factsOf } from "../facts.ts";
 import { stageFailure } from "../failures.ts";
 import type { Folder } from "../folder.ts";
-import { LogFolder } from "../log/log-folder.ts";
+import { type FoundBatch, LogFolder } from "../log/log-folder.ts";
 import type { EngineLog } from "../options.ts";
 import { prefixOf } from "../sync/publish.ts";
 import type { HeadFiles } from "./head-files.ts";
@@ -56,6 +57,10 @@ export class HeadBringer {
     failPoints.reach("hydrate.begin");
     const release = await this.#host.room(row);
     try {
+      if ((await this.#host.fileSystem.list(dirname(folder.filePath(id)))).length > 0) {
+        await this.#repair(row, remote, call);
+        return;
+      }
       let facts: Facts | undefined;
       let manifestVersion = 0;
       await folder.make(
@@ -106,6 +111,45 @@ export class HeadBringer {
     }
   }
 
+  /** The folder has lost its database file, and nothing else: what is stored, and the log behind it, make it again. */
+  async #repair(row: CatalogRow, remote: RemoteStage, call: StageCall): Promise<void> {
+    const { log, files, folder, fileSystem, catalog, failPoints } = this.#host;
+    const { id } = row;
+    const path = folder.filePath(id);
+    const newPath = `${path}.new`;
+    const { manifest, restored } = await this.#fetch(row, remote, newPath, call);
+    if (manifest.lineage !== row.lineage) throw this.#missing(id, "another history was published in its place");
+    const { batches, hasGap } = await new LogFolder(fileSystem, folder.logPath(id)).read();
+    const behind = batches.filter(({ txid }) => txid > restored.txid).map(batchOf);
+    const next = behind[0]?.txid ?? restored.txid + 1n;
+    if (hasGap || next !== restored.txid + 1n) {
+      const sqliteMessage = `its file is lost, and nothing holds the batches from ${restored.txid + 1n} on`;
+      throw new Failure("DATA_CORRUPT", { database: id, stage: "local", sqliteMessage });
+    }
+    const replica = files.replica("local", newPath, restored.txid);
+    for (const batch of behind) await replica.append(batch, call);
+    failPoints.reach("hydrate.written");
+    for (const ending of ["-wal", "-shm"]) await fileSystem.remove(`${path}${ending}`);
+    await fileSystem.rename(newPath, path);
+    await fileSystem.flushFolder(dirname(path));
+    failPoints.reach("hydrate.named");
+    const facts: Facts = { ...factsOf(row), head: "local", baseTxid: Number(replica.txid) };
+    await folder.writeFacts(facts);
+    catalog.put({
+      ...row,
+      ...facts,
+      sequence: Math.max(row.sequence, facts.baseTxid),
+      durableSequence: Number(restored.txid),
+      sizeBytes: folder.sizeBytes(id),
+    });
+    log("warn", "a lost database file was made again from the remote stage and the log", {
+      database: id,
+      durableSequence: Number(restored.txid),
+      sequence: facts.baseTxid,
+    });
+    failPoints.reach("hydrate.end");
+  }
+
   /**
    * Restores what the catalog knows of while the manifest is on its way: seldom has another server, or a restore that was cut
    * off, published another history, and then that one is restored.
@@ -137,11 +181,7 @@ export class HeadBringer {
       const { batches, hasGap } = await new LogFolder(fileSystem, folder.logPath(id)).read();
       if (hasGap) throw new Failure("DATA_CORRUPT", { database: id, stage: "local" });
       const base = BigInt(row.baseTxid);
-      const behind = batches
-        .filter(({ txid }) => txid > base)
-        .map(({ txid, path, byteCount, header: { pageSize, commit, timestampMs } }) => {
-          return { txid, path, byteCount, pageSize, commit, timestampMs };
-        });
+      const behind = batches.filter(({ txid }) => txid > base).map(batchOf);
       const txid = Number(await files.applyToBase(id, base, behind, call));
       const stage = row.stage === "memory" ? "local" : row.stage;
       const facts: Facts = { ...factsOf(row), stage, head: "local", baseTxid: txid };
@@ -162,6 +202,11 @@ export class HeadBringer {
     this.#host.log("error", "the remote stage has lost a part of a database", { database, problem });
     return new Failure("STAGE_UNAVAILABLE", { stage: "remote" }, { retryAfterMs });
   }
+}
+
+function batchOf({ txid, path, byteCount, header }: FoundBatch): Batch {
+  const { pageSize, commit, timestampMs } = header;
+  return { txid, path, byteCount, pageSize, commit, timestampMs };
 }
 
 /** What a manifest says of a database. */
