@@ -4,6 +4,7 @@ import { delimiter, join } from "node:path";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { read, root } from "../house/repository.ts";
+import { callByHttp, readOne } from "../support/http-calls.ts";
 import { type ServerProcess, startServerProcess } from "../support/server-process.ts";
 import { temporaryFolders } from "../support/temporary-folder.ts";
 
@@ -54,6 +55,41 @@ describe("README.md", () => {
     if (spawnSync("grpcurl", ["-version"]).status !== 0) skip("grpcurl is not installed");
     const output = await run("bash", "-euc", block("sh", "grpcurl").replace("CreateDatabase", "GetDatabase"));
     expect(output).toContain('"integer": "42"');
+  });
+});
+
+/** The operation that works on a database now. */
+async function operationOf({ port }: ServerProcess, database: string): Promise<unknown> {
+  const { databaseStage } = await callByHttp(port, "StageService/GetDatabaseStage", { database });
+  return (databaseStage as { operation?: unknown }).operation;
+}
+
+describe("README.md's calls of stages and history", () => {
+  it("do what it says", async () => {
+    await callByHttp(server.port, "DatabaseService/CreateDatabase", { database: "first", allowExisting: true });
+    const { position } = await callByHttp(server.port, "DatabaseService/ExecuteScript", {
+      database: "first",
+      script: "CREATE TABLE IF NOT EXISTS city (name TEXT)",
+    });
+    const { lineage, sequence } = position as { lineage: string; sequence: string };
+    const text = block("sh", "GetDatabaseStage")
+      .replaceAll("\\\n", " ")
+      .replace('"63f250aef68dd809", "sequence": "1"', `"${lineage}", "sequence": "${sequence}"`);
+    const calls = [...text.matchAll(/-d '(.*)'\s+\S+\s+persisto\.v1\.(\S+)/g)];
+    expect(calls.map(([, , method]) => method)).toEqual([
+      "StageService/GetDatabaseStage",
+      "StageService/PromoteDatabase",
+      "StageService/SyncDatabase",
+      "DatabaseService/ForkDatabase",
+      "DatabaseService/RestoreDatabase",
+    ]);
+    for (const [, body = "", method = ""] of calls) {
+      // The policy may be moving it just now.
+      await expect.poll(() => operationOf(server, "first")).toBeUndefined();
+      const answer = await callByHttp(server.port, method, JSON.parse(body));
+      expect([method, JSON.stringify(answer)]).toEqual([method, expect.not.stringContaining('"error"')]);
+    }
+    expect(await readOne(server.port, "copy", "SELECT count(*) FROM city")).toBeDefined();
   });
 });
 
