@@ -243,7 +243,7 @@ class LocalEngine implements Engine {
       const wished = this.#placement.creationStage(input.initialStage);
       const empty = await this.#empty();
       const isAsked = input.initialStage !== undefined;
-      const { stage, release } = await this.#placement.reserve(wished, isAsked, id, empty.length);
+      const { stage, release } = await this.#placement.reserve(wished, isAsked, empty.length);
       const nowMs = clock.wallMs();
       const facts: Facts = {
         id,
@@ -754,7 +754,8 @@ class LocalEngine implements Engine {
     const { id, lineage } = row;
     const hasCopy = row.head === "none" || row.durableSequence > 0 || row.manifestVersion > 0;
     try {
-      if (!hasCopy && !this.#carrying.sync.isCarrying) {
+      // What the remote stage has of a fenced database is another server's.
+      if (row.isFenced || (!hasCopy && !this.#carrying.sync.isCarrying)) {
         const free = await folder.delete(id);
         catalog.delete(id);
         return async () => {

@@ -266,6 +266,8 @@ describe("another server", () => {
     const next = await machine.start();
     await failureOf(next.run("a", "INSERT INTO t VALUES ('later')"), "DATABASE_FENCED");
     expect((await next.engine.getDatabase("a")).state).toBe("read_only");
+    // Deleting it here takes nothing from the other one.
+    await next.engine.deleteDatabase("a", undefined, false);
     await other.run("a", "INSERT INTO t VALUES ('theirs too')", "remote");
     expect(await other.rows("a", "SELECT count(*) FROM t")).toEqual([[2]]);
   });
