@@ -26,7 +26,7 @@ export interface HeadBringerHost {
   readonly files: HeadFiles;
   readonly remote: RemoteStage | undefined;
   /** Takes the room for the database on the local stage; throws STAGE_FULL. */
-  room(row: CatalogRow): Promise<() => void>;
+  room(row: CatalogRow, signal: AbortSignal | undefined): Promise<() => void>;
 }
 
 /** Longest time that it may take. */
@@ -55,12 +55,15 @@ export class HeadBringer {
     const { id } = row;
     if (remote === undefined) throw new Failure("STAGE_NOT_CONFIGURED", { stage: "remote" });
     failPoints.reach("hydrate.begin");
-    const release = await this.#host.room(row);
+    const release = await this.#host.room(row, call.signal);
     try {
-      if ((await this.#host.fileSystem.list(dirname(folder.filePath(id)))).length > 0) {
+      const left = await this.#leftBehind(row);
+      if (left === "all but the file") {
         await this.#repair(row, remote, call);
         return;
       }
+      // Of a history that a restore in place has replaced.
+      if (left === "another history") await (await folder.drop(id))();
       let facts: Facts | undefined;
       let manifestVersion = 0;
       await folder.make(
@@ -109,6 +112,16 @@ export class HeadBringer {
     } finally {
       release();
     }
+  }
+
+  /** What the local folder has of a database that has no head. */
+  async #leftBehind({ id, lineage }: CatalogRow): Promise<"nothing" | "all but the file" | "another history"> {
+    const { fileSystem, folder } = this.#host;
+    if ((await fileSystem.list(dirname(folder.filePath(id)))).length === 0) return "nothing";
+    const { facts, hasData } = await folder.inspect(id);
+    if (facts?.lineage !== lineage) return "another history";
+    if (!hasData) return "all but the file";
+    throw new Error(`the folder of ${id} has a database that the catalog does not know of`);
   }
 
   /** The folder has lost its database file, and nothing else: what is stored, and the log behind it, make it again. */

@@ -109,6 +109,35 @@ describe("a local file that is", () => {
     await scene.close();
   });
 
+  it("gone is no part of what a restore in place brings", async () => {
+    const folder = newFolder();
+    const bucket: MemoryBucket = new Map();
+    let scene = await openStages({ folder, bucket });
+    await make(scene, "a");
+    const { position } = await scene.engine.getDatabase("a");
+    for (const x of [2, 3, 4]) await scene.run("a", `INSERT INTO t VALUES (${x})`, "remote");
+    await scene.close();
+    distrustCatalog(folder);
+    rmSync(fileOf(folder, "a"));
+
+    scene = await openStages({ folder, bucket });
+    const { error } = await scene.engine.restore({
+      id: "a",
+      target: { position },
+      etag: undefined,
+      request: undefined,
+      wait: { waitMs: 15_000, cancel: undefined },
+    });
+    expect(error).toBeUndefined();
+    expect(await values(scene, "a")).toEqual([1]);
+    await scene.run("a", "INSERT INTO t VALUES (9)", "remote");
+    await scene.close();
+    distrustCatalog(folder);
+    scene = await openStages({ folder, bucket });
+    expect(await values(scene, "a")).toEqual([1, 9]);
+    await scene.close();
+  });
+
   it("gone, with commits in the WAL that nothing else has, waits for an operator", async () => {
     const folder = newFolder();
     const image = newFolder();
