@@ -344,4 +344,9 @@ export interface MoveStats {
   readonly waiting: number;
   /** Databases that are being brought from the remote stage for a call. */
   readonly hydrations: number;
+  /** Since the start: how many were brought, moved closer, moved farther, and moves that failed or were cancelled. */
+  readonly hydrated: number;
+  readonly promotions: number;
+  readonly demotions: number;
+  readonly failures: number;
 }

@@ -22,7 +22,15 @@ export interface MetricSources {
     readonly checkpoints: number;
     readonly openTransactions: number;
     readonly heads: Readonly<Record<"memory" | "local" | "none", { readonly count: number; readonly bytes: number }>>;
-    readonly moves: { readonly running: number; readonly waiting: number; readonly hydrations: number };
+    readonly moves: {
+      readonly running: number;
+      readonly waiting: number;
+      readonly hydrations: number;
+      readonly hydrated: number;
+      readonly promotions: number;
+      readonly demotions: number;
+      readonly failures: number;
+    };
     readonly sync: {
       readonly uploads: number;
       readonly puts: number;
@@ -159,6 +167,10 @@ function stageFigures({ heads, moves, sync, isRemoteHealthy }: ReturnType<Metric
     ["persisto_remote_healthy", "gauge", "1 while the object store answers.", healthy],
     ["persisto_moves_running", "gauge", "Moves between stages under way.", moves.running],
     ["persisto_moves_waiting", "gauge", "Moves that wait for their turn.", moves.waiting],
+    ["persisto_promotions_total", "counter", "Moves to a closer stage.", moves.promotions],
+    ["persisto_demotions_total", "counter", "Moves to a farther stage.", moves.demotions],
+    ["persisto_moves_failed_total", "counter", "Moves that failed or were cancelled.", moves.failures],
+    ["persisto_hydrations_total", "counter", "Databases brought from the remote stage.", moves.hydrated],
     ["persisto_hydrations_running", "gauge", "Databases on their way from the remote stage.", moves.hydrations],
     ["persisto_unsynced_databases", "gauge", "Databases with commits that are not uploaded.", sync.unsyncedDatabases],
     ["persisto_unsynced_bytes", "gauge", "Bytes on the local disk that wait for their upload.", sync.unsyncedBytes],

@@ -354,7 +354,7 @@ export const engineLimits = {
   ),
   sealConcurrencyMax: count(
     "SETTINGS_SEAL_CONCURRENCY_COUNT",
-    4,
+    16,
     { min: 1, max: 256 },
     "Files of the log written at one time, over all databases.",
   ),

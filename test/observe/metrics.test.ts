@@ -22,7 +22,7 @@ const engine: EngineStats = {
   checkpoints: 13,
   openTransactions: 14,
   heads: { memory: { count: 1, bytes: 100 }, local: { count: 2, bytes: 200 }, none: { count: 7, bytes: 700 } },
-  moves: { running: 15, waiting: 16, hydrations: 17 },
+  moves: { running: 15, waiting: 16, hydrations: 17, hydrated: 28, promotions: 29, demotions: 30, failures: 31 },
   sync: {
     uploads: 18,
     puts: 19,
@@ -109,6 +109,19 @@ describe("createMetrics()", () => {
     expect(found.get("persisto_call_bytes")).toBe(3);
     expect(found.get('persisto_event_loop_lag_seconds{quantile="0.99"}')).toBeGreaterThanOrEqual(0);
     expect(found.get("process_resident_memory_bytes")).toBeGreaterThan(0);
+  });
+
+  it("shows stages, moves and what is synced", async () => {
+    const found = await samples(metrics());
+    expect(
+      ["memory", "local", "remote"].map((stage) => found.get(`persisto_stage_databases{stage="${stage}"}`)),
+    ).toEqual([1, 2, 7]);
+    expect(found.get('persisto_stage_bytes{stage="remote"}')).toBe(700);
+    expect(found.get("persisto_remote_healthy")).toBe(0);
+    expect(found.get("persisto_sync_lag_seconds")).toBe(2.5);
+    expect(found.get("persisto_object_puts_total")).toBe(19);
+    expect(found.get("persisto_moves_failed_total")).toBe(31);
+    expect(found.get("persisto_hydrations_total")).toBe(28);
   });
 
   it("names no database", async () => {

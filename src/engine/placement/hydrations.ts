@@ -18,6 +18,7 @@ export class Hydrations {
   /** In the order of their coming. */
   readonly #all = new Map<string, Hydration>();
   #running = 0;
+  #finished = 0;
   #isClosed = false;
 
   /** `work` gives a database its file; it clears up when it fails. */
@@ -28,6 +29,11 @@ export class Hydrations {
 
   get running(): number {
     return this.#running;
+  }
+
+  /** How many databases have got their file. */
+  get finished(): number {
+    return this.#finished;
   }
 
   has(id: string): boolean {
@@ -87,6 +93,7 @@ export class Hydrations {
   async #run(id: string, { done, controller }: Hydration): Promise<void> {
     try {
       await this.#work(id, controller.signal);
+      this.#finished++;
       this.#all.delete(id);
       done.resolve();
     } catch (error) {
