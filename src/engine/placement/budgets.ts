@@ -57,18 +57,26 @@ export class Budget {
     return { bytes: bytes + this.#reservedBytes, count: count + this.#reservedCount };
   }
 
-  /** How much there is too much, in bytes and databases; none when it is within its budget. */
-  get excess(): StageUsage {
+  /** How much more there is than a part of the budget, in bytes and databases. */
+  above(part: number): StageUsage {
     const { bytes, count } = this.usage;
-    const countMax = this.#budget.databaseCountMax || Number.POSITIVE_INFINITY;
-    return { bytes: Math.max(0, bytes - this.capacityBytes), count: Math.max(0, count - countMax) };
+    return {
+      bytes: Math.max(0, bytes - this.capacityBytes * part),
+      count: Math.max(0, count - Math.floor(this.#countMax * part)),
+    };
   }
 
   /** What has to go before a database of that size may come. */
   missing(sizeBytes: number): StageUsage {
     const { bytes, count } = this.usage;
-    const countMax = this.#budget.databaseCountMax || Number.POSITIVE_INFINITY;
-    return { bytes: Math.max(0, bytes + sizeBytes - this.capacityBytes), count: Math.max(0, count + 1 - countMax) };
+    return {
+      bytes: Math.max(0, bytes + sizeBytes - this.capacityBytes),
+      count: Math.max(0, count + 1 - this.#countMax),
+    };
+  }
+
+  get #countMax(): number {
+    return this.#budget.databaseCountMax || Number.POSITIVE_INFINITY;
   }
 
   /** Larger than the stage ever has room for. */
@@ -84,31 +92,25 @@ export class Budget {
     });
   }
 
-  /**
-   * Takes the room for a database that is about to come; to be given back when it is there, or did not come. Throws
-   * STAGE_FULL. Nothing is written before it.
-   */
-  async reserve(sizeBytes: number): Promise<() => void> {
+  /** Takes the room for a database that is about to come, if there is any; to be given back when it is there, or not. */
+  tryReserve(sizeBytes: number): (() => void) | undefined {
     const { bytes, count } = this.missing(sizeBytes);
-    if (bytes > 0 || count > 0) throw this.full();
-    // Before the look at the disk: those who come meanwhile have to see it.
+    if (bytes > 0 || count > 0) return undefined;
     this.#reservedBytes += sizeBytes;
     this.#reservedCount++;
     let isHeld = true;
-    const release = () => {
+    return () => {
       if (!isHeld) return;
       isHeld = false;
       this.#reservedBytes -= sizeBytes;
       this.#reservedCount--;
     };
-    try {
-      const { freeBytes } = await this.#fileSystem.space(this.#path);
-      // What others have reserved may be written already, or not: the more careful reading.
-      if (freeBytes < this.#reservedBytes + freeBytesMin) throw this.full();
-    } catch (error) {
-      release();
-      throw error;
-    }
-    return release;
+  }
+
+  /** Throws STAGE_FULL when the file system has no room for what is reserved. */
+  async requireDisk(): Promise<void> {
+    const { freeBytes } = await this.#fileSystem.space(this.#path);
+    // What others have reserved may be written already, or not: the more careful reading.
+    if (freeBytes < this.#reservedBytes + freeBytesMin) throw this.full();
   }
 }

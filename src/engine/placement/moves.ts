@@ -130,7 +130,7 @@ export class Moves {
   }
 
   /** Sees to it that the remote stage has everything, and takes the head away. */
-  async toRemote(id: string, progress: Progress): Promise<void> {
+  async toRemote(id: string, progress: Progress, uploadMsMax = moveMsMax): Promise<void> {
     const { catalog, handles, sync } = this.#host;
     if (catalog.get(id)?.head === "memory") await this.toLocal(id, progress);
     const database = await handles.enterHead(id);
@@ -139,7 +139,7 @@ export class Moves {
       // Nearly everything, while calls go on.
       progress.total(database.sizeBytes);
       await database.log.load();
-      await sync.durable(database, database.position.sequence, this.#wait(moveMsMax, progress));
+      await sync.durable(database, database.position.sequence, this.#wait(uploadMsMax, progress));
     } finally {
       database.leave();
     }

@@ -12,6 +12,7 @@ import type { HostedDatabase } from "../database.ts";
 import type {
   DatabaseStageInfo,
   MoveInput,
+  MoveStats,
   OperationInfo,
   PinInfo,
   StageInfo,
@@ -41,6 +42,7 @@ import {
   type Tiers,
   worth,
 } from "./policy.ts";
+import { Room, type Victims } from "./rooms.ts";
 
 export interface PlacementOptions {
   readonly clock: Clock;
@@ -107,13 +109,14 @@ export class Placement {
   readonly #options: PlacementOptions;
   readonly #moves: Moves;
   readonly #hydrations: Hydrations;
-  readonly #budgets: { readonly memory: Budget | undefined; readonly local: Budget };
+  readonly #rooms: { readonly memory: Room | undefined; readonly local: Room };
   /** Called often enough that they may move closer. */
   readonly #wanted = new Set<HostedDatabase>();
   /** Bases that follow their heads now. */
   readonly #following = new Map<string, Promise<void>>();
   readonly #moveWaits: (() => void)[] = [];
   #movesRunning = 0;
+  #moved = { promotions: 0, demotions: 0, failures: 0 };
   /** Where the sweep over idle databases goes on, for each place that heads have. */
   #sweeps: { head: "memory" | "local"; after: PageKey; atMs: number }[] = [];
   /** Until when the policy leaves a database alone whose move has failed. */
@@ -135,10 +138,10 @@ export class Placement {
     });
     const memoryBudget =
       memory && new Budget("memory", memory, memory.directoryPath, fileSystem, () => catalog.use("memory"));
-    this.#budgets = { memory: memoryBudget, local: localBudget };
+    this.#rooms = { memory: memoryBudget && this.#room(memoryBudget), local: this.#room(localBudget) };
     const bringer = new HeadBringer({
       ...options,
-      room: (row) => this.#makeRoom("local", row.id, row.sizeBytes, Number.POSITIVE_INFINITY),
+      room: (row, signal) => this.#rooms.local.take(row.sizeBytes, Number.POSITIVE_INFINITY, signal),
     });
     this.#hydrations = new Hydrations(settings.hydrationConcurrencyMax, (id, signal) => bringer.bring(id, signal));
     const nowMs = options.clock.now();
@@ -148,8 +151,9 @@ export class Placement {
     ];
   }
 
-  get moveStats(): { readonly running: number; readonly waiting: number; readonly hydrations: number } {
-    return { running: this.#movesRunning, waiting: this.#moveWaits.length, hydrations: this.#hydrations.running };
+  get moveStats(): MoveStats {
+    const { running: hydrations, finished: hydrated } = this.#hydrations;
+    return { running: this.#movesRunning, waiting: this.#moveWaits.length, hydrations, hydrated, ...this.#moved };
   }
 
   /** To be called before anything is opened. */
@@ -160,7 +164,7 @@ export class Placement {
       heads.add(`${id}.${lineage}`);
     }
     await files.sweepMemory((name) => heads.has(name));
-    await Promise.all([this.#budgets.local.open(), this.#budgets.memory?.open()]);
+    await Promise.all([this.#rooms.local.budget.open(), this.#rooms.memory?.budget.open()]);
   }
 
   /** Sees to it that a database has the file that its calls run in; undefined when it has. */
@@ -211,14 +215,14 @@ export class Placement {
   async reserve(
     stage: StageName,
     isAsked: boolean,
-    id: string,
     sizeBytes: number,
   ): Promise<{ readonly stage: StageName; readonly release: () => void }> {
-    const releaseLocal = await this.#makeRoom("local", id, sizeBytes, Number.POSITIVE_INFINITY);
-    if (stage !== "memory" || this.#budgets.memory === undefined) return { stage, release: releaseLocal };
+    const releaseLocal = await this.#rooms.local.take(sizeBytes, Number.POSITIVE_INFINITY);
+    const { memory } = this.#rooms;
+    if (stage !== "memory" || memory === undefined) return { stage, release: releaseLocal };
     try {
       // What is used is worth more than what nobody has used yet.
-      const releaseMemory = await this.#budgets.memory.reserve(sizeBytes);
+      const releaseMemory = await memory.take(sizeBytes, 0);
       const release = () => {
         releaseLocal();
         releaseMemory();
@@ -263,7 +267,11 @@ export class Placement {
   /** One round of the one timer. */
   tidy(): void {
     if (this.#isClosing) return;
-    this.#relievePressure();
+    // Without it only what comes makes others leave.
+    if (this.#options.stages.settings.autoMovement) {
+      this.#rooms.memory?.relieve();
+      this.#rooms.local.keepFree();
+    }
     this.#bringPinned();
     if (this.#options.stages.settings.autoMovement) this.#promoteWanted();
     this.#sweep();
@@ -302,7 +310,8 @@ export class Placement {
   async listStages(): Promise<readonly StageInfo[]> {
     const { catalog, stages, sync, fileSystem, directoryPath } = this.#options;
     const placed = catalog.placed();
-    const { memory, local } = this.#budgets;
+    const memory = this.#rooms.memory?.budget;
+    const local = this.#rooms.local.budget;
     const infos: StageInfo[] = [];
     for (const stage of stagesOutward) {
       if (!this.#has(stage)) continue;
@@ -313,7 +322,7 @@ export class Placement {
         const path = stage === "memory" ? (stages.memory?.directoryPath ?? directoryPath) : directoryPath;
         try {
           const { freeBytes } = await fileSystem.space(path);
-          healthy = freeBytes > 0 && budget.excess.bytes === 0;
+          healthy = freeBytes > 0 && budget.above(1).bytes === 0;
         } catch {
           // A folder that cannot be looked at takes nothing.
           healthy = false;
@@ -421,8 +430,18 @@ export class Placement {
       kind,
       key: target,
       locks: [id],
-      run: (progress) => this.#inTurn(progress, () => this.#run(id, target, progress)),
+      run: (progress) => this.#inTurn(progress, () => this.#count(kind, this.#run(id, target, progress))),
     };
+  }
+
+  async #count(kind: "promote" | "demote", move: Promise<void>): Promise<void> {
+    try {
+      await move;
+      this.#moved[kind === "promote" ? "promotions" : "demotions"]++;
+    } catch (error) {
+      this.#moved.failures++;
+      throw error;
+    }
   }
 
   /** At most so many moves at one time. */
@@ -453,13 +472,13 @@ export class Placement {
     }
   }
 
-  async #run(id: string, target: StageName, progress: Progress): Promise<void> {
+  async #run(id: string, target: StageName, progress: Progress, uploadMsMax?: number): Promise<void> {
     const { catalog } = this.#options;
     await this.#following.get(id);
     const row = catalog.get(id);
     if (row === undefined) throw new Failure("DATABASE_NOT_FOUND", { database: id });
     if (target === "remote") {
-      await this.#moves.toRemote(id, progress);
+      await this.#moves.toRemote(id, progress, uploadMsMax);
       return;
     }
     await this.bring(row);
@@ -468,7 +487,9 @@ export class Placement {
       return;
     }
     const sizeBytes = this.#options.handles.get(id)?.sizeBytes ?? row.sizeBytes;
-    const release = await this.#makeRoom("memory", id, sizeBytes, this.#worth(row, sizeBytes));
+    const { memory } = this.#rooms;
+    if (memory === undefined) throw new Failure("STAGE_NOT_CONFIGURED", { stage: "memory" });
+    const release = await memory.take(sizeBytes, this.#worth(row, sizeBytes), progress.signal);
     try {
       await this.#moves.toMemory(id, progress);
     } finally {
@@ -480,76 +501,54 @@ export class Placement {
     return this.#options.stages.settings.requestWindowMs;
   }
 
-  /**
-   * Takes the room for a database on a stage. Where there is none, what is worth less leaves for it: only if that is enough,
-   * otherwise nothing leaves and it throws STAGE_FULL.
-   */
-  async #makeRoom(stage: "memory" | "local", id: string, sizeBytes: number, worthMax: number): Promise<() => void> {
-    const budget = stage === "memory" ? this.#budgets.memory : this.#budgets.local;
-    if (budget === undefined) throw new Failure("STAGE_NOT_CONFIGURED", { stage });
-    if (budget.isTooLarge(sizeBytes)) throw budget.full();
-    const missing = budget.missing(sizeBytes);
-    if (missing.bytes > 0 || missing.count > 0) {
-      const victims = this.#victims(stage, missing, worthMax).filter((row) => row.id !== id);
-      if (!isEnough(victims, missing)) throw budget.full();
-      await Promise.all(victims.map((row) => this.#evict(row, stage)));
-    }
-    return budget.reserve(sizeBytes);
+  #room(budget: Budget): Room {
+    const { stage } = budget;
+    return new Room(budget, {
+      clock: this.#options.clock,
+      victims: (missing, worthMax) => this.#victims(stage, missing, worthMax),
+      evict: (row) => this.#evict(row, stage),
+    });
   }
 
-  /** What is worth least on a stage, as much of it as is missing. Nothing pinned, busy, at rest after a move, or worked on. */
-  #victims(stage: "memory" | "local", missing: StageUsage, worthMax: number): CatalogRow[] {
-    const { catalog, handles, operations, clock, stages, sync } = this.#options;
-    if (stage === "local" && !this.#tiers.carriesToRemote) return [];
+  #victims(stage: "memory" | "local", missing: StageUsage, worthMax: number): Victims {
+    const { catalog, handles, operations, clock, stages } = this.#options;
+    if (stage === "local" && !this.#tiers.carriesToRemote) return { rows: [], hasBusy: false };
     const nowMs = clock.wallMs();
     const candidates: { readonly row: CatalogRow; readonly value: number }[] = [];
+    let hasBusy = false;
     for (const row of catalog.idle(stage, start, Number.POSITIVE_INFINITY, victimLookCountMax)) {
       const pin = activePin(row.pin, nowMs);
-      if (pin !== undefined && !isCloser(stage, pin.stage)) continue;
-      if (row.state !== "ready" || operations.lockedBy(row.id) !== undefined) continue;
-      const database = handles.get(row.id);
-      if (database?.isIdle === false || (stage === "local" && sync.isBusy(row.id))) continue;
+      if ((pin !== undefined && !isCloser(stage, pin.stage)) || row.state !== "ready") continue;
+      // By itself nothing leaves the stage it was placed on; what was only brought for a call may go.
+      if (!stages.settings.autoMovement && stage === "local" && row.stage !== "remote") continue;
       const { requestCount, idleMs, sinceMoveMs } = this.#factsOf(row);
-      if (sinceMoveMs < stages.settings.cooldownMs) continue;
       const value = worth({ requestCount, idleMs, sizeBytes: row.sizeBytes }, this.#windowMs);
-      if (value < worthMax) candidates.push({ row, value });
+      if (value >= worthMax || this.#rests.has(row.id)) continue;
+      if (stage === "memory" && sinceMoveMs < stages.settings.cooldownMs) continue;
+      if (handles.get(row.id)?.isIdle === false || operations.lockedBy(row.id) !== undefined) hasBusy = true;
+      else candidates.push({ row, value });
     }
     candidates.sort((one, other) => one.value - other.value);
-    const victims: CatalogRow[] = [];
+    const rows: CatalogRow[] = [];
     let { bytes, count } = missing;
     for (const { row } of candidates) {
-      if ((bytes <= 0 && count <= 0) || victims.length === victimCountMax) break;
-      victims.push(row);
+      if ((bytes <= 0 && count <= 0) || rows.length === victimCountMax) break;
+      rows.push(row);
       bytes -= row.sizeBytes;
       count--;
     }
-    return victims;
+    return { rows, hasBusy };
   }
 
-  /** Not in turn with other moves: one of them waits for it. */
+  /** Not in turn with other moves: one of them may wait for it. */
   async #evict(row: CatalogRow, stage: "memory" | "local"): Promise<void> {
     const { operations } = this.#options;
     const target = stage === "memory" ? "local" : "remote";
-    const { id } = operations.start({
-      ...this.#task(row, "demote", target),
-      run: (progress) => this.#run(row.id, target, progress),
-    });
+    const task = this.#task(row, "demote", target);
+    const run = (progress: Progress) => this.#run(row.id, target, progress, evictionMsMax);
+    const { id } = operations.start(this.#resting({ ...task, run }));
     const { error } = await operations.wait(id, { waitMs: evictionMsMax, cancel: undefined });
     if (error !== undefined) throw error;
-  }
-
-  /** Databases grow where they are: the least valuable leave a stage that holds too much. */
-  #relievePressure(): void {
-    if (!this.#options.stages.settings.autoMovement) return;
-    for (const budget of [this.#budgets.memory, this.#budgets.local]) {
-      if (budget === undefined) continue;
-      const { excess, stage } = budget;
-      if (excess.bytes === 0 && excess.count === 0) continue;
-      for (const row of this.#victims(stage, excess, Number.POSITIVE_INFINITY)) {
-        if (!this.#mayBegin) return;
-        this.#begin(row, stage === "memory" ? "local" : "remote");
-      }
-    }
   }
 
   #promoteWanted(): void {
@@ -571,11 +570,11 @@ export class Placement {
 
   /** Whether a database would find room in memory, so that none is begun that will not. */
   #hasRoom(row: CatalogRow, sizeBytes: number): boolean {
-    const { memory } = this.#budgets;
+    const memory = this.#rooms.memory?.budget;
     if (memory === undefined || memory.isTooLarge(sizeBytes)) return false;
     const missing = memory.missing(sizeBytes);
     if (missing.bytes === 0 && missing.count === 0) return true;
-    return isEnough(this.#victims("memory", missing, this.#worth(row, sizeBytes)), missing);
+    return isEnough(this.#victims("memory", missing, this.#worth(row, sizeBytes)).rows, missing);
   }
 
   #worth(row: CatalogRow, sizeBytes: number): number {
@@ -651,21 +650,26 @@ export class Placement {
     const { operations, log } = this.#options;
     const task = this.#task(row, isCloser(target, row.stage) ? "promote" : "demote", target);
     try {
-      operations.start({
-        ...task,
-        run: async (progress) => {
-          try {
-            await task.run(progress);
-          } catch (error) {
-            this.#rest(row.id);
-            throw error;
-          }
-        },
-      });
+      operations.start(this.#resting(task));
     } catch (error) {
       const isExpected = error instanceof Failure && expected.has(error.reason);
       if (!isExpected) log("error", "a move could not be begun", { database: row.id, target, error });
     }
+  }
+
+  /** The same task; when it fails, the policy leaves the database alone for a while. */
+  #resting(task: OperationTask): OperationTask {
+    return {
+      ...task,
+      run: async (progress) => {
+        try {
+          await task.run(progress);
+        } catch (error) {
+          this.#rest(task.database);
+          throw error;
+        }
+      },
+    };
   }
 
   async #setPin(row: CatalogRow, pin: PinInfo | undefined): Promise<void> {

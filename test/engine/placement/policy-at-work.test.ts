@@ -170,25 +170,46 @@ describe("a full stage", () => {
     await scene.close();
   });
 
-  it("on the local disk lets idle databases leave for one that is called from the remote stage", async () => {
-    const scene = await openStages({
-      folder: newFolder(),
-      settings: { defaultCreationStage: 2, cooldownMs: 0 },
-      local: { databaseCountMax: 2 },
-    });
-    for (const id of ["a", "b"]) await make(scene, id);
-    await failureOf(scene.create("c"), "STAGE_FULL").catch(() => undefined);
-    await scene.run("a", "INSERT INTO t VALUES (1)", "remote");
-    await scene.move("demote", "a");
-    await make(scene, "d");
-    scene.clock.jump(100_000);
-    await scene.run("d", "INSERT INTO t VALUES (1)", "remote");
-    await scene.run("b", "INSERT INTO t VALUES (1)", "remote");
-    await scene.run("d", "SELECT 1");
-    expect(await scene.rows("a", "SELECT count(*) FROM t")).toEqual([[1]]);
-    const places = await Promise.all(["a", "b", "d"].map((id) => scene.placesOf(id)));
-    expect(places.filter(([place]) => place === "local")).toHaveLength(2);
-    expect(places[0]?.[0]).toBe("local");
+  it("on the local disk lets a walk over four times as many databases go on, and keeps the hot ones", async () => {
+    const scene = await openStages(
+      automatic({
+        settings: { requestCountThreshold: 1000, hydrationConcurrencyMax: 4 },
+        local: { databaseCountMax: 10 },
+      }),
+    );
+    const ids = Array.from({ length: 40 }, (_, index) => `d${index}`);
+    for (const id of ids) {
+      await make(scene, id);
+      await scene.run(id, "INSERT INTO t VALUES (1)");
+      await scene.run("d0", "SELECT 1");
+    }
+    const heads = () => scene.engine.stats().heads.local.count;
+    expect(heads()).toBeLessThanOrEqual(10);
+    let hydrations = 0;
+    for (let start = 0; start < ids.length; start += 4) {
+      const some = ids.slice(start, start + 4);
+      const rows = await Promise.all(some.map((id) => scene.rows(id, "SELECT count(*) FROM t")));
+      for (const row of rows) expect(row).toEqual([[1]]);
+      for (let call = 0; call < 5; call++) await scene.run("d0", "SELECT 1");
+      if ((await scene.placesOf("d0"))[0] !== "local") hydrations++;
+      expect(heads()).toBeLessThanOrEqual(10);
+    }
+    expect(hydrations).toBe(0);
+    await scene.close();
+  });
+
+  it("on the local disk refuses when all is pinned", async () => {
+    const scene = await openStages(
+      automatic({ settings: { defaultCreationStage: 2 }, local: { databaseCountMax: 2 } }),
+    );
+    for (const id of ["a", "b"]) {
+      await make(scene, id);
+      await scene.engine.pin(id, { stage: "local", expireTimeMs: undefined });
+    }
+    const { facts } = await failureOf(scene.create("c"), "STAGE_FULL");
+    expect(facts["stage"]).toBe("local");
+    await scene.engine.unpin("a");
+    await scene.create("c");
     await scene.close();
   });
 });
