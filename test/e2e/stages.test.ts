@@ -88,6 +88,12 @@ describe("the remote stage", () => {
     const metrics = await (await fetch(`http://127.0.0.1:${server.port}/metrics`)).text();
     expect(metrics).toMatch(/^persisto_uploads_total [1-9]/m);
     expect(metrics).toMatch(/^persisto_remote_healthy 1$/m);
+    const beside = await runCommandProcess(folder, ["verify"]);
+    expect([beside.code, beside.complaints]).toEqual([0, ""]);
+    expect(beside.printed).toMatch(
+      /^ok {3}first[\s\S]*integrity_check of remote: ok[\s\S]*a server works on the folder/,
+    );
+    await write(server.port, "first", "INSERT INTO t VALUES (1)");
     expect(await server.end("SIGTERM")).toBe(0);
     await start(folder, {});
   }, 60_000);
