@@ -89,6 +89,25 @@ describe("a local file that is", () => {
     await scene.close();
   });
 
+  it("gone comes back when the memory that it was the base of is gone too", async () => {
+    const folder = newFolder();
+    const bucket: MemoryBucket = new Map();
+    let scene = await openStages({ folder, bucket });
+    await make(scene, "a");
+    await scene.move("promote", "a", "memory");
+    await scene.run("a", "INSERT INTO t VALUES (2)", "remote");
+    await scene.close();
+    distrustCatalog(folder);
+    rmSync(fileOf(folder, "a"));
+    rmSync(join(folder, "memory"), { recursive: true });
+
+    scene = await openStages({ folder, bucket });
+    expect(await values(scene, "a")).toEqual([1, 2]);
+    await scene.run("a", "INSERT INTO t VALUES (3)", "remote");
+    expect(await values(scene, "a")).toEqual([1, 2, 3]);
+    await scene.close();
+  });
+
   it("gone can be deleted, and stays away", async () => {
     const folder = newFolder();
     const bucket: MemoryBucket = new Map();
