@@ -30,6 +30,8 @@ export interface OperationTask {
   readonly key: string;
   /** Ids of the databases that nothing else may work on meanwhile. */
   readonly locks: readonly string[];
+  /** Nobody has asked for it: it is stopped for what a caller asks for, which begins when it is over. */
+  readonly isBackground?: boolean;
   /** A repeat with the same one gets this operation, also when it has ended. */
   readonly request?: RequestRecord | undefined;
   /** JSON that the next start needs to go on with it; see `recover`. */
@@ -66,6 +68,7 @@ interface Live {
   bytesDone: number;
   bytesTotal: number;
   isCommitted: boolean;
+  isBackground: boolean;
   /** Why it was asked to stop. */
   stop: Failure | undefined;
 }
@@ -126,13 +129,16 @@ export class Operations {
   }
 
   /**
-   * Begins a task, or joins the same one. Throws OPERATION_CONFLICT when another operation has one of its locks,
-   * RATE_LIMITED when too many run, SHUTTING_DOWN.
+   * Begins a task, or joins the same one. Throws OPERATION_CONFLICT when another operation has one of its locks that will
+   * not give way, RATE_LIMITED when too many run, SHUTTING_DOWN.
    */
   start(task: OperationTask): OperationInfo {
     if (this.#isClosed) throw new Failure("SHUTTING_DOWN");
     const same = this.#same(task);
-    if (same !== undefined) return infoOf(same);
+    if (same !== undefined) {
+      same.isBackground &&= task.isBackground === true;
+      return infoOf(same);
+    }
     this.#checkLocks(task);
     this.#checkRoom();
     return infoOf(this.#begin(task, this.#newStored(task)));
@@ -290,7 +296,8 @@ export class Operations {
   #checkLocks(task: OperationTask): void {
     for (const database of task.locks) {
       const holder = this.#locks.get(database);
-      if (holder !== undefined) {
+      const givesWay = holder?.isBackground === true && task.isBackground !== true;
+      if (holder !== undefined && !givesWay) {
         throw new Failure("OPERATION_CONFLICT", { operation: holder.stored.id }, { retryAfterMs });
       }
     }
@@ -338,26 +345,37 @@ export class Operations {
       bytesDone: 0,
       bytesTotal: stored.bytesTotal,
       isCommitted: false,
+      isBackground: task.isBackground === true,
       stop: undefined,
     };
     this.#context.store.put(stored);
     this.#live.set(stored.id, live);
+    const before = task.locks.flatMap((database) => this.#locks.get(database) ?? []);
     for (const database of task.locks) this.#locks.set(database, live);
-    void this.#run(live);
+    void this.#run(live, before);
     return live;
   }
 
-  async #run(live: Live): Promise<void> {
+  /** When those that give way are over. */
+  async #run(live: Live, before: readonly Live[]): Promise<void> {
     const { store, log } = this.#context;
     let error: StoredFailure | undefined;
     try {
-      await live.task.run(progressOf(live));
+      const progress = progressOf(live);
+      for (const { stored, end } of before) {
+        this.cancel(stored.id);
+        await end.promise;
+      }
+      progress.check();
+      await live.task.run(progress);
     } catch (thrown) {
       // What fails after it was told to stop fails for that reason.
       error = this.#storedFailure(live, live.stop ?? thrown);
     }
     this.#live.delete(live.stored.id);
-    for (const database of live.task.locks) this.#locks.delete(database);
+    for (const database of live.task.locks) {
+      if (this.#locks.get(database) === live) this.#locks.delete(database);
+    }
     const isInterrupted = error?.reason === "SHUTTING_DOWN";
     try {
       if (!isInterrupted) {

@@ -165,6 +165,46 @@ describe("operations", () => {
     expect(bench.operations.start(held("a", { kind: "demote" }).task).id).not.toBe(id);
   });
 
+  it("that nobody has asked for give way to what a caller wants, and to nothing else", async () => {
+    bench = new Bench();
+    const policy = held("a", { isBackground: true });
+    const first = bench.operations.start(policy.task);
+    const other = held("a", { kind: "demote", isBackground: true });
+    await failureOf(() => bench.operations.start(other.task), "OPERATION_CONFLICT");
+    (await policy.begun).cancel.onCancel(policy.end);
+    const caller = held("a", { kind: "restore" });
+    const second = bench.operations.start(caller.task);
+    expect(bench.operations.lockedBy("a")).toBe(second.id);
+    await caller.begun;
+    expect(bench.operations.get(first.id).error?.reason).toBe("OPERATION_CANCELLED");
+    expect(bench.operations.lockedBy("a")).toBe(second.id);
+    await failureOf(() => bench.operations.start(other.task), "OPERATION_CONFLICT");
+    caller.end();
+    expect((await bench.operations.wait(second.id, wait(1000))).error).toBeUndefined();
+    expect(bench.operations.lockedBy("a")).toBeUndefined();
+  });
+
+  it("that a caller has joined give way no more", async () => {
+    bench = new Bench();
+    const { id } = bench.operations.start(held("a", { isBackground: true }).task);
+    expect(bench.operations.start(held("a").task).id).toBe(id);
+    await failureOf(() => bench.operations.start(held("a", { kind: "restore" }).task), "OPERATION_CONFLICT");
+  });
+
+  it("wait for the last step of what gives way, and can be cancelled meanwhile", async () => {
+    bench = new Bench();
+    const policy = held("a", { isBackground: true });
+    const first = bench.operations.start(policy.task);
+    (await policy.begun).commit();
+    const caller = held("a", { kind: "restore" });
+    const second = bench.operations.start(caller.task);
+    bench.operations.cancel(second.id);
+    policy.end();
+    expect((await bench.operations.wait(first.id, wait(1000))).error).toBeUndefined();
+    const { error } = await bench.operations.wait(second.id, wait(1000));
+    expect(error?.reason).toBe("OPERATION_CANCELLED");
+  });
+
   it("are bounded in number", async () => {
     bench = new Bench({ operationRunningCountMax: 2 });
     bench.operations.start(held("a").task);

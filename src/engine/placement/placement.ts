@@ -657,10 +657,11 @@ export class Placement {
     }
   }
 
-  /** The same task; when it fails, the policy leaves the database alone for a while. */
+  /** The same task as the policy's own; when it fails, the policy leaves the database alone for a while. */
   #resting(task: OperationTask): OperationTask {
     return {
       ...task,
+      isBackground: true,
       run: async (progress) => {
         try {
           await task.run(progress);
