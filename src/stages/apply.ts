@@ -3,10 +3,14 @@ import type { ByteSource } from "../ltx/byte-reader.ts";
 import { LtxDecoder } from "../ltx/decoder.ts";
 import type { LtxHeader } from "../ltx/header.ts";
 import { LtxFailure } from "../ltx/ltx-failure.ts";
-import { type Pace, Pacer } from "../ltx/pace.ts";
+import { Pacer } from "../ltx/pace.ts";
 import { lockPageNumber } from "../ltx/pages.ts";
 import { isSnapshot, type TxidRange, txidText } from "../ltx/txid.ts";
+import { turn } from "./calls.ts";
 import type { PageSink } from "./paged-file.ts";
+
+/** Applied without a pause: less than a millisecond of work. */
+const turnBytes = 256 * 1024;
 
 /** What the pages so far make. */
 export interface ChainState {
@@ -25,16 +29,15 @@ export async function applyLtx(
   source: ByteSource,
   named: TxidRange,
   before: ChainState | undefined,
-  open: (header: LtxHeader) => PageSink | Promise<PageSink>,
-  pace: Pace = {},
+  open: (header: LtxHeader) => PageSink,
 ): Promise<ChainState> {
   const decoder = await LtxDecoder.open(source);
   try {
     const { header } = decoder;
     checkHeader(header, named);
     checkFollows(header, before);
-    const sink = await open(header);
-    const pacer = new Pacer(pace);
+    const sink = open(header);
+    const pacer = new Pacer({ turn, pagesPerTurn: Math.max(1, Math.floor(turnBytes / header.pageSize)) });
     const pagesBefore = isSnapshot(header) ? 0 : (before?.pageCount ?? 0);
     let grown = 0;
     for (let page = await decoder.next(); page !== undefined; page = await decoder.next()) {

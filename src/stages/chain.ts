@@ -4,14 +4,10 @@ import { LtxFailure } from "../ltx/ltx-failure.ts";
 import type { ReplicaFile } from "../ltx/replica.ts";
 import { isObjectStoreError, type ObjectStore } from "../objects/object-store.ts";
 import { applyLtx, type ChainState } from "./apply.ts";
-import { turn } from "./calls.ts";
 import { type FetchBudget, type FetchedObject, ObjectSequence } from "./fetch.ts";
 import type { PageSink } from "./paged-file.ts";
 import type { ReplicaFiles } from "./replica-files.ts";
 import type { StageCall } from "./stage.ts";
-
-/** A few milliseconds of work. */
-const pagesPerTurn = 256;
 
 /** A file of a chain could not be read, for a reason of its own: it is gone, or damaged. `cause` is what was found. */
 export class FileFailure extends Error {
@@ -76,7 +72,7 @@ export async function applyChain(
     for (const [index, file] of plan.entries()) {
       const source = sequence.next(objects[index] as FetchedObject);
       try {
-        state = await applyLtx(source, file, state, sinkOf, { turn, pagesPerTurn });
+        state = await applyLtx(source, file, state, sinkOf);
       } catch (error) {
         throw isOfFile(error) ? new FileFailure(file, error) : error;
       }

@@ -170,16 +170,10 @@ export class FileReplica implements Replica {
     const paged = new PagedFile(file, batch.pageSize, this.#isFlushed);
     const named = { minTxid: batch.txid, maxTxid: batch.txid };
     await this.#fill(paged, async () => {
-      await applyLtx(
-        this.#read(batch, call),
-        named,
-        before,
-        ({ pageSize }) => {
-          if (pageSize !== batch.pageSize) throw this.#corrupt(`the batch has pages of ${pageSize} bytes`);
-          return paged;
-        },
-        { turn },
-      );
+      await applyLtx(this.#read(batch, call), named, before, ({ pageSize }) => {
+        if (pageSize !== batch.pageSize) throw this.#corrupt(`the batch has pages of ${pageSize} bytes`);
+        return paged;
+      });
     });
   }
 
