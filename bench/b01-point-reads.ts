@@ -3,14 +3,14 @@ import { atLeast, type Bench, type Benchmark, type BenchmarkResult, inTurn } fro
 import { startDriver } from "./drive.ts";
 import { cpuMicros, Peer } from "./processes.ts";
 import { checkPointRead, createDatabase, pointFrame, pointTable, service } from "./requests.ts";
-import { startServer } from "./server.ts";
+import { startServer, staysLocal } from "./server.ts";
 import { ratios } from "./statistics.ts";
 
 const pointId = 4711;
 
 /** Persisto with a table to read from, and the bare server that answers the same bytes. */
 export async function startPointReads(bench: Bench) {
-  const server = await startServer({ folder: bench.folder, prefix: bench.placement.servers });
+  const server = await startServer({ folder: bench.folder, prefix: bench.placement.servers, settings: staysLocal });
   bench.onEnd(() => server.stop());
   await createDatabase(server.port, "points", pointTable);
   const frame = pointFrame("points", pointId);

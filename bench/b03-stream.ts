@@ -6,11 +6,11 @@ import type { CountAnswer, CountQuestion } from "./count-rows.ts";
 import type { IterateAnswer } from "./peers/iterate-rows.ts";
 import { forgetPeak, Peer, peakMiB, residentMiB } from "./processes.ts";
 import { call, createDatabase, integerOf, queryFrame, service, streamRowCount, streamTable } from "./requests.ts";
-import { startServer } from "./server.ts";
+import { startServer, staysLocal } from "./server.ts";
 import { ratios } from "./statistics.ts";
 
 async function run(bench: Bench): Promise<BenchmarkResult> {
-  const options = { folder: bench.folder, prefix: bench.placement.servers };
+  const options = { folder: bench.folder, prefix: bench.placement.servers, settings: staysLocal };
   const filling = await startServer(options);
   await createDatabase(filling.port, "stream", streamTable).finally(() => filling.stop());
   const server = await startServer(options);

@@ -2,7 +2,7 @@ import { atMost, type Bench, type Benchmark, type BenchmarkResult, inTurn } from
 import { load, startLoad } from "./drive.ts";
 import { Http2Client, prepareRequest } from "./http2-client.ts";
 import { checkPointRead, createDatabase, endlessFrame, pointFrame, pointTable, rowName, service } from "./requests.ts";
-import { startServer } from "./server.ts";
+import { startServer, staysLocal } from "./server.ts";
 import { ratios } from "./statistics.ts";
 
 const quietCount = 100;
@@ -41,7 +41,7 @@ class Noise {
 }
 
 async function run(bench: Bench): Promise<BenchmarkResult> {
-  const server = await startServer({ folder: bench.folder, prefix: bench.placement.servers });
+  const server = await startServer({ folder: bench.folder, prefix: bench.placement.servers, settings: staysLocal });
   bench.onEnd(() => server.stop());
   const quiet = Array.from({ length: quietCount }, (_, index) => `quiet-${index}`);
   for (const database of quiet) await createDatabase(server.port, database, pointTable);

@@ -5,13 +5,13 @@ import { atMost, type Bench, type Benchmark, type BenchmarkResult, inTurn } from
 import { Http2Client, prepareRequest } from "./http2-client.ts";
 import { stopProcess } from "./processes.ts";
 import { createDatabase, pointFrame, pointTable, rowName, service } from "./requests.ts";
-import { freePort, spawnServer, startServer } from "./server.ts";
+import { freePort, spawnServer, startServer, staysLocal } from "./server.ts";
 import { ratios } from "./statistics.ts";
 
 const giveUpMs = 20_000;
 
 async function run(bench: Bench): Promise<BenchmarkResult> {
-  const first = await startServer({ folder: bench.folder, prefix: bench.placement.servers });
+  const first = await startServer({ folder: bench.folder, prefix: bench.placement.servers, settings: staysLocal });
   await createDatabase(first.port, "points", pointTable).finally(() => first.stop());
   const times = { node: [] as number[], persisto: [] as number[] };
   await inTurn(bench.short ? 7 : 15, ["node", "persisto"], async (name, round) => {
@@ -39,7 +39,7 @@ async function startToAnswer(bench: Bench): Promise<number> {
   const port = await freePort();
   const request = prepareRequest(`${service}/Execute`, port, pointFrame("points", 7));
   const startedAt = performance.now();
-  const child = spawnServer({ folder: bench.folder, prefix: bench.placement.servers, port });
+  const child = spawnServer({ folder: bench.folder, prefix: bench.placement.servers, settings: staysLocal, port });
   try {
     while (!(await listens(port))) {
       if (child.exitCode !== null || performance.now() - startedAt > giveUpMs)

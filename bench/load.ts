@@ -115,12 +115,12 @@ class Load {
     let due = 0;
     return setInterval(() => {
       const now = performance.now();
-      if (now >= this.#endAt) this.#finishWhenAnswered();
       for (; due < (Math.min(now, this.#endAt) - this.#startedAt) * perMs; due++) {
         const connection = due % this.#clients.length;
         if ((this.#inFlight[connection] ?? 0) < this.#question.streams) this.#send(connection);
         else this.#wrong++;
       }
+      if (now >= this.#endAt) this.#finishWhenAnswered();
     }, 1);
   }
 

@@ -1,6 +1,6 @@
 /** The calls that are measured, as gRPC frames, and the checking client. */
 
-import { connect } from "node:http2";
+import { type ClientHttp2Session, connect } from "node:http2";
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { Durability } from "../gen/persisto/v1/database_pb.js";
 import {
@@ -61,8 +61,8 @@ function executeFrame(database: string, sql: string, parameters: Value[], durabi
 export const pointFrame = (database: string, id: number) =>
   executeFrame(database, pointSql, [integer(id)], Durability.UNSPECIFIED);
 
-export const insertFrame = (database: string) =>
-  executeFrame(database, insertSql, [text("a name of some length"), real(1.5)], Durability.LOCAL);
+export const insertFrame = (database: string, durability = Durability.LOCAL) =>
+  executeFrame(database, insertSql, [text("a name of some length"), real(1.5)], durability);
 
 /** A statement that never ends by itself and gives no row meanwhile. */
 export const endlessFrame = (database: string) =>
@@ -79,38 +79,45 @@ export function queryFrame(database: string, layout: "rows" | "columns"): Buffer
   return grpcFrame(toBinary(QueryRequestSchema, create(QueryRequestSchema, { database, statement, rowFormat })));
 }
 
-/** One call; rejects when its status is not OK. Gives the messages of the answer. */
+/** One call on a connection of its own; rejects when its status is not OK. Gives the messages of the answer. */
 export async function call(port: number, path: string, frame: Uint8Array): Promise<Buffer[]> {
   const session = connect(`http://127.0.0.1:${port}`, { settings: { initialWindowSize: 1 << 20 } });
   try {
-    return await new Promise<Buffer[]>((resolve, reject) => {
-      session.on("error", reject);
-      const stream = session.request({
-        ":method": "POST",
-        ":path": path,
-        "content-type": "application/grpc",
-        te: "trailers",
-      });
-      const parts: Buffer[] = [];
-      let status: unknown;
-      let message: unknown;
-      const note = (headers: Readonly<Record<string, unknown>>) => {
-        status ??= headers["grpc-status"];
-        message ??= headers["grpc-message"];
-      };
-      stream.on("response", note);
-      stream.on("trailers", note);
-      stream.on("data", (part: Buffer) => parts.push(part));
-      stream.on("error", reject);
-      stream.on("end", () => {
-        if (status !== "0") reject(new Error(`${path}: status ${String(status)} ${String(message)}`));
-        else resolve(messages(Buffer.concat(parts)));
-      });
-      stream.end(frame);
-    });
+    return await Promise.race([
+      callOn(session, path, frame),
+      new Promise<never>((_, reject) => session.on("error", reject)),
+    ]);
   } finally {
     session.close();
   }
+}
+
+/** The same on a connection that is there. */
+export function callOn(session: ClientHttp2Session, path: string, frame: Uint8Array): Promise<Buffer[]> {
+  return new Promise<Buffer[]>((resolve, reject) => {
+    const stream = session.request({
+      ":method": "POST",
+      ":path": path,
+      "content-type": "application/grpc",
+      te: "trailers",
+    });
+    const parts: Buffer[] = [];
+    let status: unknown;
+    let message: unknown;
+    const note = (headers: Readonly<Record<string, unknown>>) => {
+      status ??= headers["grpc-status"];
+      message ??= headers["grpc-message"];
+    };
+    stream.on("response", note);
+    stream.on("trailers", note);
+    stream.on("data", (part: Buffer) => parts.push(part));
+    stream.on("error", reject);
+    stream.on("end", () => {
+      if (status !== "0") reject(new Error(`${path}: status ${String(status)} ${String(message)}`));
+      else resolve(messages(Buffer.concat(parts)));
+    });
+    stream.end(frame);
+  });
 }
 
 function messages(body: Buffer): Buffer[] {

@@ -12,15 +12,32 @@ import { pointReads } from "./b01-point-reads.ts";
 import { latency } from "./b02-latency.ts";
 import { streaming } from "./b03-stream.ts";
 import { inserts } from "./b04-inserts.ts";
+import { remoteWrites } from "./b05-remote-writes.ts";
+import { moves } from "./b07-moves.ts";
+import { density } from "./b08-density.ts";
+import { encoding } from "./b09-encode.ts";
 import { noisyNeighbour } from "./b11-noisy-neighbour.ts";
 import { start } from "./b13-start.ts";
+import { hydration } from "./b14-hydration.ts";
 import type { Benchmark, BenchmarkResult } from "./benchmark.ts";
 import { describeMachine } from "./machine.ts";
 import { choosePlacement } from "./processes.ts";
 import { largeLosses, type ReportEntry, ratioLine, toMarkdown } from "./report.ts";
 import { serverIsBuilt } from "./server.ts";
 
-const all: readonly Benchmark[] = [pointReads, latency, streaming, inserts, noisyNeighbour, start];
+const all: readonly Benchmark[] = [
+  pointReads,
+  latency,
+  streaming,
+  inserts,
+  remoteWrites,
+  moves,
+  density,
+  encoding,
+  noisyNeighbour,
+  start,
+  hydration,
+];
 
 const { values } = parseArgs({
   options: {

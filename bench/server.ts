@@ -34,6 +34,20 @@ export interface Server {
   stop(): Promise<void>;
 }
 
+/** For benchmarks of something else than stages: databases live on the local disk and stay there. */
+export const staysLocal = {
+  SETTINGS_AUTO_STAGE_MOVEMENT: "false",
+  SETTINGS_DEFAULT_DATABASE_CREATION_STAGE: "2",
+} as const;
+
+/** An object store on this machine as the remote stage. */
+export const remoteAt = (port: number) => ({
+  STORAGE_REMOTE_ENDPOINT: `http://127.0.0.1:${port}`,
+  STORAGE_REMOTE_ACCESS_KEY_ID: "benchmark",
+  STORAGE_REMOTE_SECRET_KEY: "benchmark",
+  STORAGE_REMOTE_BUCKET_NAME: "benchmark",
+});
+
 export interface ServerOptions {
   /** Where databases and logs go. */
   readonly folder: string;
