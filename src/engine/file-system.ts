@@ -1,1 +1,0 @@
-export { type FileSystem, nodeFileSystem } from "../files/file-system.ts";
