@@ -21,7 +21,7 @@ const { problems, reached, done, digests } = await simulate({
 });
 const seconds = ((performance.now() - startMs) / 1000).toFixed(1);
 for (const problem of problems) console.log(problem);
-console.log(`${digests.length} schedules in ${seconds} s, ${problems.length} failed`);
+console.log(`${digests.length - problems.length} passed, ${problems.length} failed, in ${seconds} s`);
 console.log([...done].map(([kind, count]) => `${kind} ${count}`).join(", "));
 console.log(`not reached: ${failPoints.filter((point) => !reached.has(point)).join(" ")}`);
 if (digests.length === 1) console.log(`digest ${digests[0]}`);

@@ -8,7 +8,7 @@ import { type Loss, Violation } from "./model.ts";
 import { type Profile, randomProfile, retention } from "./profile.ts";
 import { Random } from "./random.ts";
 import { Traffic, trafficWeights } from "./traffic.ts";
-import { World } from "./world.ts";
+import { turns, World } from "./world.ts";
 
 /** A part that is broken on purpose, to see that the judge notices. */
 export interface Variant {
@@ -123,7 +123,7 @@ class Schedule {
       if (this.#trustsBucket) await this.#traffic.rival();
     } else this.#traffic.begin(kind);
     if (this.#random.chance(0.55)) await world.settle();
-    else await world.wait(0);
+    else await turns(this.#random.below(40));
     while (world.life.isDead && world.problem === undefined) await this.#boot();
     if (this.#trustsBucket) this.#traffic.checkBucket();
   }

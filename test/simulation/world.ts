@@ -16,6 +16,8 @@ import type { Random } from "./random.ts";
 
 /** Longest that anything may take, in the time of the simulation. */
 const patienceMs = 300_000;
+/** So much at most at one time: less than any deadline. */
+const waitSliceMs = 2_000;
 
 export interface WorldOptions {
   readonly folder: string;
@@ -154,12 +156,13 @@ export class World {
     await this.until(what, () => isOver || life.isDead);
   }
 
-  /** Lets time pass, a slice at a time. */
+  /** Lets time pass, a slice at a time; whatever can go on without time does so in between. */
   async wait(ms: number): Promise<void> {
     const life = this.#life;
-    for (let slice = 0; slice < 8 && !life.isDead; slice++) {
-      this.clock.advance(Math.ceil(ms / 8));
-      await turns(8);
+    const endMs = this.clock.now() + ms;
+    while (!life.isDead && this.clock.now() < endMs) {
+      this.clock.advance(Math.min(Math.ceil(ms / 8), waitSliceMs, endMs - this.clock.now()));
+      await quiet();
     }
   }
 
@@ -173,7 +176,7 @@ export class World {
     let stepMs = 1;
     const endMs = this.clock.now() + patienceMs;
     while (!look() && this.#problem === undefined) {
-      for (let count = 0; count < 24 && !look(); count++) await turns(1);
+      await quiet(look);
       if (look()) return;
       if (this.clock.now() > endMs) {
         this.fail("stuck", new Violation(`${what}: ${this.running.join("; ")}`));
@@ -189,7 +192,7 @@ export class World {
     this.#life.die();
     for (let count = 0; count < 20; count++) {
       this.clock.advance(50);
-      await turns(2);
+      await quiet();
     }
   }
 
@@ -227,8 +230,15 @@ export class World {
   }
 }
 
+/** That many turns of the event loop. */
 export async function turns(count: number): Promise<void> {
   for (let done = 0; done < count; done++) await new Promise(setImmediate);
+}
+
+/** Turns until nothing goes on without time: all that happens is in memory, so nothing waits but for the next turn. */
+async function quiet(look?: () => boolean): Promise<void> {
+  do await turns(1);
+  while (process.getActiveResourcesInfo().includes("Immediate") && look?.() !== true);
 }
 
 function textOf(error: unknown): string {
