@@ -2,8 +2,9 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
 import { systemClock } from "../../src/clock.ts";
+import { Failure } from "../../src/failure/failure.ts";
 import { parseReplicaKey, type ReplicaFile } from "../../src/ltx/replica.ts";
-import { type Fault, type FaultyOperation, FaultyStore, seededFaults } from "../../src/objects/faulty.ts";
+import { type Fault, type FaultyOperation, FaultyStore, seededFaults, seededRandom } from "../../src/objects/faulty.ts";
 import { isObjectStoreError } from "../../src/objects/object-store.ts";
 import { FencedError, type RemoteReplica, type RemoteStage } from "../../src/stages/remote.ts";
 import type { Batch, StageCall } from "../../src/stages/stage.ts";
@@ -514,6 +515,37 @@ describe("a restore", () => {
     const replica = await at.filled(5);
     await harm(at.store, `${prefix}/0000/0000000000000005-0000000000000005.ltx`);
     expect(await reasonOf(restored(replica, folder, call()))).toBe("DATA_CORRUPT");
+  });
+
+  it("never gives wrong bytes, wherever a bit of what is stored is another", async () => {
+    const at = scene();
+    const replica = await at.filled(7);
+    await replica.compact(1, startMs, call());
+    await replica.compact(9, startMs, call());
+    const random = seededRandom(11);
+    const keys = await keysOf(at.store, "");
+    const outcomes = { right: 0, corrupt: 0 };
+    for (let round = 0; round < 150; round++) {
+      const key = keys[Math.floor(random() * keys.length)] as string;
+      const { bytes } = await at.store.get(key, { ...call(), bytesMax: 1e9 });
+      const harmed = Uint8Array.from(bytes);
+      const at8 = Math.floor(random() * harmed.length * 8);
+      harmed[at8 >> 3] = (harmed[at8 >> 3] ?? 0) ^ (1 << (at8 & 7));
+      await at.store.put(key, harmed, call());
+      const txid = 1 + Math.floor(random() * 7);
+      try {
+        const { bytes: found } = await restored(await at.replica(), folder, call(), { txid: BigInt(txid) });
+        expect(found.equals(state(txid)), `bit ${at8} of ${key}, state ${txid}`).toBe(true);
+        outcomes.right++;
+      } catch (error) {
+        if (!(error instanceof Failure)) throw error;
+        expect(error.reason).toBe("DATA_CORRUPT");
+        outcomes.corrupt++;
+      }
+      await at.store.put(key, bytes, call());
+    }
+    expect(outcomes.right).toBeGreaterThan(20);
+    expect(outcomes.corrupt).toBeGreaterThan(5);
   });
 
   it("is healed by a snapshot of what serves", async () => {
