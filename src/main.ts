@@ -66,7 +66,11 @@ async function main(): Promise<void> {
   executorsStarting.catch(() => undefined);
   // What is loaded from here on is compiled at the first start, not at every one. Without a place for it nothing is kept.
   enableCompileCache(join(settings.storage.localDirectoryPath, "compile-cache"));
-  const [{ openLog }, { buildServer }] = await Promise.all([import("./observe/log.ts"), import("./server.ts")]);
+  const [{ openLog }, { buildServer }, { openStages }] = await Promise.all([
+    import("./observe/log.ts"),
+    import("./server.ts"),
+    import("./open-stages.ts"),
+  ]);
   const log = await openLog(settings.logging);
   logOpening.resolve(log);
   process.on("uncaughtException", (error) => {
@@ -74,9 +78,13 @@ async function main(): Promise<void> {
     log.flush();
     process.exit(1);
   });
+  const stagesOpening = openStages(settings, { clock: systemClock, randomBytes, log });
+  // As above.
+  stagesOpening.catch(() => undefined);
   const executors = await executorsStarting;
   const server = await buildServer(settings, {
     executors,
+    stages: stagesOpening,
     clock: systemClock,
     randomBytes,
     random: Math.random,

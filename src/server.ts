@@ -28,7 +28,7 @@ import { Failure } from "./failure/failure.ts";
 import { traceIdOf } from "./observe/call.ts";
 import { callLogger, type Log } from "./observe/log.ts";
 import { createMetrics, METRICS_CONTENT_TYPE } from "./observe/metrics.ts";
-import { openStages } from "./open-stages.ts";
+import { type OpenedStages, openStages } from "./open-stages.ts";
 import { publicLimits, type Settings } from "./settings/settings.ts";
 import type { Executors } from "./sqlite/executor.ts";
 import { startTransport } from "./transport/server.ts";
@@ -37,6 +37,8 @@ import type { Transport } from "./transport/transport.ts";
 export interface ServerDependencies {
   /** The server closes them at its end. */
   readonly executors: Executors;
+  /** Where they are being opened already, by the same settings. The server closes them at its end. */
+  readonly stages?: Promise<OpenedStages>;
   readonly clock: Clock;
   /** That many bytes that nobody can guess. */
   readonly randomBytes: (byteCount: number) => Uint8Array;
@@ -59,7 +61,7 @@ export interface Server {
 /** Opens the databases and then the port. When it throws, nothing is left open but the executors. */
 export async function buildServer(settings: Settings, dependencies: ServerDependencies): Promise<Server> {
   const { executors, clock, randomBytes, log } = dependencies;
-  const stages = await openStages(settings, { clock, randomBytes, log });
+  const stages = await (dependencies.stages ?? openStages(settings, { clock, randomBytes, log }));
   const engine = await openEngine({
     directoryPath: resolve(settings.storage.localDirectoryPath),
     executors,

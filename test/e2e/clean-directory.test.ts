@@ -32,7 +32,7 @@ function copyBuildContext(target: string): void {
   symlinkSync(join(root, "node_modules"), join(target, "node_modules"));
 }
 
-/** The modules that are loaded with one of dist/: it, the server that it imports at once, and what these import. */
+/** The modules of dist/ that are loaded with main.js: it, what it imports to start the server, and what these import. */
 function startedBy(main: string): string[] {
   const found = new Map<string, string>();
   const follow = (path: string): void => {
@@ -43,8 +43,9 @@ function startedBy(main: string): string[] {
       follow(join(dirname(path), name));
   };
   follow(main);
-  const [, server = ""] = /import\("(\.\/server-[^"]+)"\)/.exec(found.get(main) ?? "") ?? [];
-  follow(join(dirname(main), server));
+  const late = [...(found.get(main) ?? "").matchAll(/import\("(\.\/(?:server|log|open-stages)-[^"]+)"\)/g)];
+  expect(late).toHaveLength(3);
+  for (const [, name = ""] of late) follow(join(dirname(main), name));
   expect(found.size).toBeGreaterThan(5);
   return [...found.values()];
 }
