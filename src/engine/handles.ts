@@ -30,6 +30,7 @@ export interface Detachment {
   readonly graceMs: number;
   /** What they are answered then; without `force` nothing is done to them, and it is what `detach` rejects with. */
   readonly failure: Failure;
+  /** The files are to go, whatever is in them. */
   readonly force: boolean;
   /** Runs when no call is left, before the handle is closed; when it fails, the handle stays and `detach` rejects. */
   readonly beforeClose?: (database: HostedDatabase) => Promise<void>;

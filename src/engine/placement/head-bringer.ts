@@ -195,7 +195,7 @@ export class HeadBringer {
       if (hasGap) throw new Failure("DATA_CORRUPT", { database: id, stage: "local" });
       const base = BigInt(row.baseTxid);
       const behind = batches.filter(({ txid }) => txid > base).map(batchOf);
-      const txid = Number(await files.applyToBase(id, base, behind, call));
+      const txid = Number(await files.applyToBase(files.replica("local", folder.filePath(id), base), behind, call));
       const stage = row.stage === "memory" ? "local" : row.stage;
       const facts: Facts = { ...factsOf(row), stage, head: "local", baseTxid: txid };
       await folder.writeFacts(facts);

@@ -101,12 +101,11 @@ export class HeadFiles {
   }
 
   /**
-   * Applies the batches behind `baseTxid` to the base in the local folder, which nobody has open and whose WAL is folded.
-   * Flushed when it resolves with the batch that it holds then. Throws an Error when one is missing in between.
+   * Applies batches to a base in the local folder, which nobody has open and whose WAL is folded; those that it holds are
+   * passed over. Flushed when it resolves with the batch that it holds then. Throws an Error when one is missing in between.
    */
-  async applyToBase(id: string, baseTxid: bigint, batches: readonly Batch[], call: StageCall): Promise<bigint> {
-    const { folder, failPoints } = this.#options;
-    const replica = this.replica("local", folder.filePath(id), baseTxid);
+  async applyToBase(replica: FileReplica, batches: readonly Batch[], call: StageCall): Promise<bigint> {
+    const { failPoints } = this.#options;
     failPoints.reach("base.apply.begin");
     for (const batch of batches) await replica.append(batch, call);
     failPoints.reach("base.apply.flushed");

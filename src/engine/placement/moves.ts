@@ -112,9 +112,9 @@ export class Moves {
       await log.load();
       const path = folder.filePath(id);
       await files.fold(id, path);
-      const { baseTxid } = database.facts;
       progress.total(database.sizeBytes);
-      const replica = files.replica("local", path, BigInt(baseTxid));
+      const replica = files.replica("local", path, BigInt(database.facts.baseTxid));
+      await this.#requireBase(database, replica, this.#call(progress));
       failPoints.reach("move.copied");
       try {
         await this.#switch(database, replica, progress, {
@@ -150,17 +150,36 @@ export class Moves {
   /** Applies closed batches to the base of a head in memory, so that their files can go. */
   async followWithBase(database: HostedDatabase): Promise<void> {
     const { files, failPoints, folder, clock } = this.#host;
+    const path = folder.filePath(database.id);
     if (database.headStage !== "memory" || !(await database.whenRetired(0))) return;
     const { log } = database;
     const baseTxid = BigInt(database.facts.baseTxid);
     const batches = log.files().filter(({ txid }) => txid > baseTxid);
     if (batches.length === 0) return;
-    await files.fold(database.id, folder.filePath(database.id));
+    await files.fold(database.id, path);
     const call = { deadlineAtMs: clock.now() + moveMsMax };
-    const txid = await files.applyToBase(database.id, baseTxid, batches, call);
+    const replica = files.replica("local", path, baseTxid);
+    await this.#requireBase(database, replica, call);
+    const txid = await files.applyToBase(replica, batches, call);
     await database.changeFacts((facts) => (facts.head === "memory" ? { ...facts, baseTxid: Number(txid) } : facts));
     failPoints.reach("base.apply.noted");
     log.setBase(txid);
+  }
+
+  /** A base that the disk has lost is made again from the head. */
+  async #requireBase(database: HostedDatabase, replica: FileReplica, call: StageCall): Promise<void> {
+    const { damaged, isWhole } = await replica.verify(call);
+    if (isWhole) return;
+    this.#host.log("warn", "the base of a database in memory is damaged, or gone; it is made again", {
+      database: database.id,
+      ...(damaged[0] === undefined ? {} : { error: damaged[0].failure }),
+    });
+    const snapshot = await database.log.snapshot();
+    try {
+      await replica.putSnapshot(snapshot, call);
+    } finally {
+      snapshot.release();
+    }
   }
 
   /** Follows with `replica` what is committed, pauses writes for the last batch, and makes the replica the head. */
