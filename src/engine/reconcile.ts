@@ -93,7 +93,7 @@ async function inspected(context: ReconcileContext, id: string, found: FoundData
     log("error", "a folder holds no database file; its database is stopped", { database: id });
   }
   // What was given out after the last word in the catalog is not known, but it was not more than this.
-  const sequence = Number(txid) + (isSealed ? 1 : 2);
+  const sequence = Number(txid) + (isSealed && before !== undefined ? 1 : 2);
   return {
     ...newRowColumns,
     ...before,

@@ -221,7 +221,7 @@ describe("reconcile", () => {
     for (const id of ["a", "b"]) await folder.create(testFacts(id), emptyDatabase);
     const before = await start();
     const rows = [before.get("a"), before.get("b")];
-    expect(rows[0]).toMatchObject({ ...testFacts("a"), state: "ready", sequence: 1, sizeBytes: 4096 });
+    expect(rows[0]).toMatchObject({ ...testFacts("a"), state: "ready", sequence: 2, sizeBytes: 4096 });
     before.close();
     for (const name of readdirSync(root)) if (name.startsWith("catalog")) rmSync(join(root, name));
     const after = await start();
