@@ -1,5 +1,6 @@
 import { join } from "node:path";
 import { atLeast, type Bench, type Benchmark, type BenchmarkResult, inTurn } from "./benchmark.ts";
+import { carry } from "./client.ts";
 import { startDriver } from "./drive.ts";
 import { cpuMicros, Peer } from "./processes.ts";
 import { checkPointRead, createDatabase, pointFrame, pointTable, service } from "./requests.ts";
@@ -13,6 +14,7 @@ export async function startPointReads(bench: Bench) {
   const server = await startServer({ folder: bench.folder, prefix: bench.placement.servers, settings: staysLocal });
   bench.onEnd(() => server.stop());
   await createDatabase(server.port, "points", pointTable);
+  await carry(server.port, ["points"]);
   const frame = pointFrame("points", pointId);
   const answer = await checkPointRead(server.port, "points", pointId);
   const { peer: echo, ready } = await Peer.start<{ port: number }>(

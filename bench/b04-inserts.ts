@@ -1,5 +1,6 @@
 import { join } from "node:path";
 import { atLeast, type Bench, type Benchmark, type BenchmarkResult, inTurn } from "./benchmark.ts";
+import { carry } from "./client.ts";
 import { load, startDriver, startLoad } from "./drive.ts";
 import type { FullAnswer, FullQuestion } from "./peers/full-commits.ts";
 import { cpuMicros, Peer } from "./processes.ts";
@@ -14,6 +15,7 @@ async function run(bench: Bench): Promise<BenchmarkResult> {
   const server = await startServer({ folder: bench.folder, prefix: bench.placement.servers, settings: staysLocal });
   bench.onEnd(() => server.stop());
   for (const database of ["one", ...many]) await createDatabase(server.port, database, insertTable);
+  await carry(server.port, ["one", ...many]);
   const { frame: answer } = await execute(server.port, insertFrame("one"));
   const { peer: echo, ready } = await Peer.start<{ port: number }>(
     "bare http2 server",

@@ -77,6 +77,16 @@ export class Client {
   }
 }
 
+/** Carries databases to the remote stage, so that all answers from now on say that it has them: they are of one length. */
+export async function carry(port: number, databases: readonly string[]): Promise<void> {
+  const client = new Client(port);
+  try {
+    for (const database of databases) await client.sync(database);
+  } finally {
+    client.close();
+  }
+}
+
 /** Runs `work` for every item, some at a time. */
 export async function each<Item>(
   items: readonly Item[],
