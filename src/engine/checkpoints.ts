@@ -80,10 +80,13 @@ export class WalState {
 }
 
 /** Passes in a row that follow the writer's new frames before it is left alone or paused. */
-const passCountMax = 4;
+const passCountMax = 8;
 
-/** A tail that is copied so fast that writes may wait for it. */
-const tailFrames = 256;
+/** A tail that is sealed and copied so fast that writes may wait for it. */
+const tailFrames = 128;
+
+/** A pass after which this part of the tail before is left gains nothing on the writer. */
+const tailShrinkMax = 0.8;
 
 export class Checkpoints {
   readonly #limits: CheckpointLimits;
@@ -188,8 +191,11 @@ export class Checkpoints {
   async #bound(database: Checkpointed, run: CheckpointRun): Promise<void> {
     const { checkpointPauseFrames, checkpointPauseMsMax, readFramesMax } = this.#limits;
     const { wal } = database;
+    let left = Number.POSITIVE_INFINITY;
     for (let pass = 0; pass < passCountMax; pass++) {
-      if ((await this.#pass(database, run)) <= tailFrames) break;
+      const before = left;
+      left = await this.#pass(database, run);
+      if (left <= tailFrames || left > tailShrinkMax * before) break;
     }
     // When the next write starts the WAL over, its report puts this back.
     wal.dueFrames = wal.reportedFrames + this.#step;
@@ -198,7 +204,7 @@ export class Checkpoints {
     const paused = await database.pauseWrites(checkpointPauseMsMax);
     try {
       // Also when somebody still writes: then it copies what there is.
-      const left = await this.#pass(database, run);
+      left = await this.#pass(database, run);
       // Everything is copied and still it may not start over: a read is in the way, and pausing often does not help.
       if (paused && left === 0) wal.dueFrames = wal.reportedFrames + checkpointPauseFrames;
     } finally {

@@ -1,18 +1,19 @@
 /**
  * The log of one database: what is committed to its WAL becomes a chain of batches, each one LTX file.
  *
- * One batch is open, those before it are closed and never change. A seal writes what is committed into the open batch's file,
- * or amends that file; the batch stays open. Closing one opens the next first, so that a commit which is answered meanwhile
- * names the next; when it lies in the closed one all the same, the next is owed, and written without pages if nothing else
- * comes. So every position that was given out becomes durable.
+ * One batch is open, those before it are closed and never change. A seal writes what is committed as a part of the open
+ * batch, which stays open. Closing one opens the next first, so that a commit which is answered meanwhile names the next; when
+ * it lies in the closed one all the same, the next is owed, and written without pages if nothing else comes. So every position
+ * that was given out becomes durable. Then the parts become the batch's file.
+ *
+ * Seals, and the first step of closing, run one after another and take as long as what is new is large. Merging parts takes
+ * as long as the batch is large, and runs beside them: writes may be held back until a seal is over.
  */
 import type { Clock } from "../../clock.ts";
 import type { FailPoints } from "../../fail-points.ts";
 import { Failure } from "../../failure/failure.ts";
-import type { FileSystem, OpenFile } from "../../files/file-system.ts";
-import { LtxDecoder } from "../../ltx/decoder.ts";
-import { encodeLtx, type LtxFileSummary } from "../../ltx/encoder.ts";
-import type { LtxFileFacts } from "../../ltx/header.ts";
+import type { FileSystem } from "../../files/file-system.ts";
+import type { LtxFileFacts, LtxHeader } from "../../ltx/header.ts";
 import { LtxFailure } from "../../ltx/ltx-failure.ts";
 import type { PageSource } from "../../ltx/pages.ts";
 import { sealedFileFacts } from "../../ltx/seal.ts";
@@ -20,11 +21,11 @@ import { frameHeaderBytes, walHeaderBytes } from "../../ltx/wal-format.ts";
 import { readWalPages, scanWal, type WalCommits, type WalPosition } from "../../ltx/wal-reader.ts";
 import { localStageFailure } from "../failures.ts";
 import type { EngineLog } from "../options.ts";
-import { amendedPages } from "./amend.ts";
 import type { ClosedBatch, LogHead, LogSnapshot } from "./batch.ts";
 import { CopyLock } from "./copy-lock.ts";
 import { Image, readImageFacts } from "./image.ts";
 import { isSealedTo, LogFolder, sealedEnd } from "./log-folder.ts";
+import { type Part, partTxid, turn, writeLtx } from "./parts.ts";
 import type { SealSlots } from "./seal-slots.ts";
 import { openWal } from "./wal-file.ts";
 
@@ -54,15 +55,14 @@ export interface LogOptions {
   readonly onFault: (problem: string, cause: unknown) => void;
 }
 
-/** A file below this is amended however little is new. */
-const amendBytesMin = 256 * 1024;
-/** A file is amended while it is not larger than this many times what is new: each byte is written about so many times. */
-const amendFactor = 8;
+/** Above this many parts of a batch the newest are merged. */
+const partCountMax = 8;
 const scanTriesMax = 4;
 
-/** The open batch's file. */
-interface OpenBatch {
-  readonly byteCount: number;
+/** A batch that takes nothing more, and has no file of its own yet. */
+interface ClosingBatch {
+  readonly txid: bigint;
+  readonly parts: Part[];
 }
 
 export class DatabaseLog {
@@ -75,8 +75,11 @@ export class DatabaseLog {
   #loading: Promise<void> | undefined;
   #isLoaded = false;
   #isStopped = false;
-  /** Everything that reads or writes the log, in order. */
+  /** Everything that reads the WAL or adds a part, in order. */
   #tail: Promise<unknown> = Promise.resolve();
+  /** Everything that closes a batch, in order. */
+  #closingTail: Promise<unknown> = Promise.resolve();
+  #merging: Promise<void> | undefined;
   /** A seal that has not begun: who asks now shares it. */
   #nextSeal: Promise<void> | undefined;
   #removals: Promise<void> = Promise.resolve();
@@ -84,10 +87,15 @@ export class DatabaseLog {
   #position: bigint;
   #openTxid = 0n;
   #closedTxid = 0n;
+  /** The batch that parts are added to. */
+  #partTxid = 0n;
+  #parts: Part[] = [];
+  /** Grows with every part. */
+  #partIndex = 0;
+  #closing: ClosingBatch | undefined;
   #isDirty = false;
   /** Those with a file, ascending. */
   #batches: ClosedBatch[] = [];
-  #open: OpenBatch | undefined;
   /** Up to where the WAL is sealed; undefined: nothing of the present head's. */
   #end: WalPosition | undefined;
   /** Of the database after the newest file. */
@@ -133,7 +141,7 @@ export class DatabaseLog {
 
   /** True while `close` would give a batch: commits, or positions that were given out, that no closed batch holds. */
   get hasOpen(): boolean {
-    return this.#isDirty || this.#open !== undefined || this.#position > this.#closedTxid || this.#closedTxid === 0n;
+    return this.#isDirty || this.#hasParts || this.#position > this.#closedTxid || this.#closedTxid === 0n;
   }
 
   /** Whether a checkpoint has to seal first; if not, what it copies may be missing in the log. */
@@ -144,7 +152,7 @@ export class DatabaseLog {
   /** Bytes on the local disk that only wait for their upload, frames of the WAL among them. */
   get unsyncedBytes(): number {
     if (!this.#options.isCarried) return 0;
-    let bytes = this.#open?.byteCount ?? 0;
+    let bytes = bytesOf(this.#parts) + bytesOf(this.#closing?.parts ?? []);
     for (const { txid, byteCount } of this.#batches) if (txid > this.#uploadedTxid) bytes += byteCount;
     const isRestarted = this.#walFrames < this.#sealedFrames;
     const frames = isRestarted ? this.#walFrames : this.#walFrames - this.#sealedFrames;
@@ -191,7 +199,11 @@ export class DatabaseLog {
    * Undefined when there is nothing to close. After an unclean end several may be owed. Rejects as `seal` does.
    */
   close(): Promise<ClosedBatch | undefined> {
-    return this.#run(async () => (this.hasOpen ? this.#close() : undefined));
+    return this.#inClosingTurn(async () => {
+      // One whose parts could not be merged is first.
+      if (this.#closing === undefined) await this.#run(async () => (this.hasOpen ? this.#freeze() : undefined));
+      return this.#finish();
+    });
   }
 
   /** Closed batches that the remote stage is not known to have, ascending. */
@@ -228,31 +240,44 @@ export class DatabaseLog {
 
   /** The state at the end of the last closed batch, which is closed for that if anything is new. Rejects as `seal` does. */
   snapshot(): Promise<LogSnapshot> {
-    return this.#run(async () => {
+    return this.#inClosingTurn(async () => {
+      if (this.#closing !== undefined) await this.#finish();
       const letGo = await this.#copyLock.image();
+      let image: Image | undefined;
       try {
-        if (this.hasOpen) await this.#close();
-        const { fileSystem } = this.#host;
-        const image = await Image.open(fileSystem, this.#head.path, this.#end ?? "file", { turn });
-        let isHeld = true;
-        return {
-          txid: this.#closedTxid,
-          pageSize: image.pageSize,
-          pageCount: image.pageCount,
-          timestampMs: this.#timestampMs || this.#host.clock.wallMs(),
-          pages: () => image.pages(),
-          release: () => {
-            if (!isHeld) return;
-            isHeld = false;
-            letGo();
-            image.close().catch((error: unknown) => this.#warn("a file did not close", error));
-          },
-        };
+        // What it holds ends where the batch does: nothing is sealed between the two.
+        const taken = await this.#run(async () => {
+          if (this.hasOpen) await this.#freeze();
+          const { fileSystem } = this.#host;
+          image = await Image.open(fileSystem, this.#head.path, this.#end ?? "file", { turn });
+          const timestampMs = this.#timestampMs || this.#host.clock.wallMs();
+          return { image, txid: this.#partTxid - 1n, timestampMs };
+        });
+        await this.#finish();
+        return this.#snapshotOf(taken.image, taken.txid, taken.timestampMs, letGo);
       } catch (error) {
+        await image?.close();
         letGo();
         throw error;
       }
     });
+  }
+
+  #snapshotOf(image: Image, txid: bigint, timestampMs: number, letGo: () => void): LogSnapshot {
+    let isHeld = true;
+    return {
+      txid,
+      pageSize: image.pageSize,
+      pageCount: image.pageCount,
+      timestampMs,
+      pages: () => image.pages(),
+      release: () => {
+        if (!isHeld) return;
+        isHeld = false;
+        letGo();
+        image.close().catch((error: unknown) => this.#warn("a file did not close", error));
+      },
+    };
   }
 
   /** Runs what copies frames back into the database file; undefined when the file is being read, and must stay as it is. */
@@ -262,7 +287,7 @@ export class DatabaseLog {
 
   /** To be awaited before frames are copied back that were not sealed: the next file will hold the whole database. */
   skip(): Promise<void> | undefined {
-    if (this.#hasGap || (this.#closedTxid === 0n && this.#open === undefined)) return undefined;
+    if (this.#hasGap || (this.#closedTxid === 0n && !this.#hasParts)) return undefined;
     return this.#run(async () => {
       await this.#folder.markGap();
       this.#hasGap = true;
@@ -274,7 +299,7 @@ export class DatabaseLog {
    * nothing is open.
    */
   rebase(head: LogHead): void {
-    if (this.#isDirty || this.#open !== undefined) throw new Error("a head is switched at the end of a closed batch");
+    if (this.#isDirty || this.#hasParts) throw new Error("a head is switched at the end of a closed batch");
     this.#head = head;
     this.#end = undefined;
     this.#walFrames = 0;
@@ -284,7 +309,9 @@ export class DatabaseLog {
   /** Waits for what is under way; everything that is asked for afterwards rejects. */
   async stop(): Promise<void> {
     this.#isStopped = true;
+    await this.#closingTail;
     await this.#tail;
+    await this.#merging;
     await this.#removals;
   }
 
@@ -306,6 +333,7 @@ export class DatabaseLog {
     this.#closedTxid = baseTxid;
     if (found.lastTxid > baseTxid) this.#closedTxid = found.lastTxid;
     this.#openTxid = this.#closedTxid + 1n;
+    this.#partTxid = this.#openTxid;
     if (this.#position < this.#closedTxid) this.#position = this.#closedTxid;
     const newest = found.batches.at(-1);
     if (newest !== undefined && newest.txid >= this.#closedTxid) this.#followOn(newest.header);
@@ -316,7 +344,7 @@ export class DatabaseLog {
     this.#isLoaded = true;
   }
 
-  #followOn(header: LtxFileSummary["header"]): void {
+  #followOn(header: LtxHeader): void {
     const { pageSize, commit, timestampMs } = header;
     this.#end = sealedEnd(header);
     this.#pageSize = pageSize;
@@ -334,8 +362,8 @@ export class DatabaseLog {
     };
     const sealed = this.#run(async () => {
       begun();
-      if (this.#isAmendable) await this.#write(false);
-      else await this.#close();
+      await this.#write(this.#folder.partPath(this.#partTxid, this.#partIndex), false);
+      this.#tidyParts();
     });
     sealed.catch(begun);
     return sealed;
@@ -347,20 +375,29 @@ export class DatabaseLog {
       if (this.#isStopped) throw new Failure("SHUTTING_DOWN");
       await this.load();
       try {
-        const result = await work();
-        this.#problem = undefined;
-        return result;
+        return await this.#writing(work);
       } catch (error) {
-        throw this.#failed(error);
+        // What was scanned may be in no file.
+        this.#isDirty = true;
+        throw error;
       }
     });
     this.#tail = run.catch(() => undefined);
     return run;
   }
 
+  /** Runs what writes to the folder, and notes how it ended. */
+  async #writing<T>(work: () => Promise<T>): Promise<T> {
+    try {
+      const result = await work();
+      this.#problem = undefined;
+      return result;
+    } catch (error) {
+      throw this.#failed(error);
+    }
+  }
+
   #failed(error: unknown): unknown {
-    // What was scanned may be in no file.
-    this.#isDirty = true;
     if (error instanceof Failure && error.reason === "STAGE_FULL") {
       this.#problem = error;
       return error;
@@ -374,50 +411,99 @@ export class DatabaseLog {
     return error;
   }
 
-  /** Whether what is new may go into the open batch's file without writing much of it again and again. */
-  get #isAmendable(): boolean {
-    const { batchBytesMax } = this.#host.slots.limits;
-    const newBytes = Math.abs(this.#walFrames - this.#sealedFrames) * this.#pageSize;
-    const bytesMax = Math.min(batchBytesMax, Math.max(amendBytesMin, amendFactor * newBytes));
-    return this.#open === undefined || this.#open.byteCount < bytesMax;
+  get #hasParts(): boolean {
+    return this.#parts.length > 0 || this.#closing !== undefined;
   }
 
-  async #close(): Promise<ClosedBatch> {
-    const txid = this.#closedTxid + 1n;
-    const { failPoints } = this.#host;
+  #inClosingTurn<T>(work: () => Promise<T>): Promise<T> {
+    const run = this.#closingTail.then(work);
+    this.#closingTail = run.catch(() => undefined);
+    return run;
+  }
+
+  /** The first step of closing: the next batch is open, and everything that named this one is in its parts. */
+  async #freeze(): Promise<void> {
+    const txid = this.#partTxid;
     this.#openTxid = txid + 1n;
-    failPoints.reach("batch.opened");
+    this.#host.failPoints.reach("batch.opened");
     try {
-      await this.#write(true);
+      const isOnly = this.#parts.length === 0;
+      const path = isOnly ? this.#folder.batchPath(txid) : this.#folder.partPath(txid, this.#partIndex);
+      await this.#write(path, isOnly);
     } catch (error) {
       // Commits that were answered with the next number are in this batch then, and the next is owed.
       this.#openTxid = txid;
       throw error;
     }
-    const batch = {
-      txid,
-      path: this.#folder.batchPath(txid),
-      byteCount: this.#open?.byteCount ?? 0,
-      pageSize: this.#pageSize,
-      commit: this.#commit,
-      timestampMs: this.#timestampMs,
-    };
-    this.#open = undefined;
-    this.#closedTxid = txid;
-    if (this.#position < txid) this.#position = txid;
-    this.#batches.push(batch);
-    failPoints.reach("batch.closed");
-    this.#prune();
-    return batch;
+    this.#closing = { txid, parts: this.#parts };
+    this.#parts = [];
+    this.#partIndex = 0;
+    this.#partTxid = this.#openTxid;
   }
 
-  /** Writes what is new into the open batch's file. `isNeeded`: also when nothing is new, if the batch has no file. */
-  #write(isNeeded: boolean): Promise<void> {
-    return this.#host.slots.run(async () => {
+  /** The second step: one file. */
+  async #finish(): Promise<ClosedBatch | undefined> {
+    const closing = this.#closing;
+    if (closing === undefined) return undefined;
+    const { txid, parts } = closing;
+    const batch = await this.#writing(async () => {
+      await this.#merging;
+      if (parts.length === 1) return this.#folder.close(txid, parts);
+      return this.#host.slots.merge(async () => {
+        await this.#host.slots.requireRoom(this.#folder.path, bytesOf(parts));
+        return this.#folder.close(txid, parts);
+      });
+    });
+    const { path, byteCount, header } = batch;
+    const { pageSize, commit, timestampMs } = header;
+    const closed = { txid, path, byteCount, pageSize, commit, timestampMs };
+    this.#closing = undefined;
+    this.#closedTxid = txid;
+    if (this.#position < txid) this.#position = txid;
+    this.#batches.push(closed);
+    this.#host.failPoints.reach("batch.closed");
+    this.#prune();
+    return closed;
+  }
+
+  /** Keeps the number of parts small, and the batch; in the background. */
+  #tidyParts(): void {
+    const { batchBytesMax } = this.#host.slots.limits;
+    // What goes wrong is known by then, and tried again by whoever closes next.
+    if (bytesOf(this.#parts) >= batchBytesMax) this.close().catch(() => undefined);
+    else if (this.#parts.length > partCountMax && this.#merging === undefined) this.#merging = this.#mergeNewest();
+  }
+
+  /** Merges the newest parts with one that is not much larger than they are together, so that each byte is merged seldom. */
+  async #mergeNewest(): Promise<void> {
+    const parts = this.#parts;
+    let first = parts.length - 2;
+    let bytes = bytesOf(parts.slice(first));
+    while (first > 0 && (parts[first - 1]?.byteCount ?? 0) <= 2 * bytes) bytes += parts[--first]?.byteCount ?? 0;
+    const { slots } = this.#host;
+    const old = parts.slice(first);
+    try {
+      const merged = await this.#writing(() =>
+        slots.merge(async () => {
+          await slots.requireRoom(this.#folder.path, bytes);
+          return this.#folder.merge(old);
+        }),
+      );
+      parts.splice(first, old.length, merged);
+    } catch (error) {
+      this.#warn("parts of a log could not be merged; that is tried again", error);
+    } finally {
+      this.#merging = undefined;
+    }
+  }
+
+  /** Writes what is new as a part of the open batch. `isNeeded`: also when nothing is new. */
+  #write(path: string, isNeeded: boolean): Promise<void> {
+    return this.#host.slots.seal(async () => {
       this.#isDirty = false;
       for (let tries = 1; ; tries++) {
         try {
-          await this.#writeOnce(isNeeded);
+          await this.#writeOnce(path, isNeeded);
           return;
         } catch (error) {
           const isRestart = error instanceof LtxFailure && error.problem === "wal";
@@ -427,10 +513,9 @@ export class DatabaseLog {
     });
   }
 
-  async #writeOnce(isNeeded: boolean): Promise<void> {
-    const isFirst = this.#closedTxid === 0n && this.#open === undefined;
-    if (isFirst || this.#hasGap) {
-      await this.#writeWhole();
+  async #writeOnce(path: string, isNeeded: boolean): Promise<void> {
+    if ((this.#closedTxid === 0n && !this.#hasParts) || this.#hasGap) {
+      await this.#writeWhole(path);
       return;
     }
     const { fileSystem } = this.#host;
@@ -441,28 +526,28 @@ export class DatabaseLog {
       const scan = await scanWal(wal, this.#end, { turn, frameCountMax: Number.POSITIVE_INFINITY, endOffsetMax });
       this.#host.failPoints.reach("seal.scanned");
       if (scan.kind === "nothing") {
-        if (isNeeded && this.#open === undefined) await this.#writeEmpty();
+        if (isNeeded) await this.#writeEmpty(path);
         return;
       }
       if (scan.kind === "lost") {
         this.#warn("frames of a WAL are gone that no file holds; the next file holds the whole database", scan.reason);
-        await this.#writeWhole();
+        await this.#writeWhole(path);
         return;
       }
       if (this.#commit === 0) await this.#readFacts();
-      const last = { txid: this.#closedTxid, commit: this.#commit, pageSize: this.#pageSize };
+      const last = { txid: this.#partTxid - 1n, commit: this.#commit, pageSize: this.#pageSize };
       const facts = sealedFileFacts(scan, last, this.#now());
-      if (facts === undefined) {
+      if (facts !== undefined) await this.#writePart(path, { ...facts, ...this.#txids }, readWalPages(wal, scan), scan);
+      else {
         this.#warn("a WAL does not follow what was sealed; the next file holds the whole database", undefined);
-        await this.#writeWhole();
-      } else if (this.#open === undefined) await this.#writeFile(facts, readWalPages(wal, scan), scan);
-      else await this.#amend(facts, scan, readWalPages(wal, scan));
+        await this.#writeWhole(path);
+      }
     } finally {
       await wal.close();
     }
   }
 
-  async #writeWhole(): Promise<void> {
+  async #writeWhole(path: string): Promise<void> {
     const letGo = await this.#copyLock.image();
     try {
       const { fileSystem, failPoints } = this.#host;
@@ -471,8 +556,7 @@ export class DatabaseLog {
       failPoints.reach("seal.scanned");
       try {
         const { pageSize, pageCount, commits } = image;
-        const range = commits ?? noWal;
-        await this.#writeFile(this.#facts(pageSize, pageCount, range), image.pages(), commits);
+        await this.#writePart(path, this.#facts(pageSize, pageCount, commits ?? noWal), image.pages(), commits);
       } finally {
         await image.close();
       }
@@ -485,11 +569,11 @@ export class DatabaseLog {
   }
 
   /** For a batch that is owed: a file that changes nothing. */
-  async #writeEmpty(): Promise<void> {
+  async #writeEmpty(path: string): Promise<void> {
     if (this.#commit === 0) await this.#readFacts();
     const end = this.#end;
     const range = end === undefined ? noWal : { ...end, startOffset: end.endOffset };
-    await this.#writeFile(this.#facts(this.#pageSize, this.#commit, range), [], undefined);
+    await this.#writePart(path, this.#facts(this.#pageSize, this.#commit, range), [], undefined);
   }
 
   /** Of the head as it came here: nothing was copied back into it before it was sealed. */
@@ -504,14 +588,17 @@ export class DatabaseLog {
     }
   }
 
+  get #txids(): { readonly minTxid: bigint; readonly maxTxid: bigint } {
+    const txid = partTxid(this.#partTxid, this.#partIndex);
+    return { minTxid: txid, maxTxid: txid };
+  }
+
   #facts(pageSize: number, commit: number, range: WalRangeOf): LtxFileFacts {
-    const txid = this.#closedTxid + 1n;
     const { startOffset, endOffset, walSalt1, walSalt2 } = range;
     return {
       pageSize,
       commit,
-      minTxid: txid,
-      maxTxid: txid,
+      ...this.#txids,
       timestampMs: this.#now(),
       walOffset: startOffset,
       walBytes: endOffset - startOffset,
@@ -525,48 +612,38 @@ export class DatabaseLog {
     return Math.max(this.#timestampMs, this.#host.clock.wallMs());
   }
 
-  async #amend(facts: LtxFileFacts, commits: WalCommits, pages: PageSource): Promise<void> {
-    const { fileSystem } = this.#host;
-    const file = await fileSystem.openFile(this.#folder.batchPath(facts.maxTxid), "read");
-    try {
-      const before = await LtxDecoder.open(chunksOf(file));
-      // The range goes on where it began, unless the WAL has started over since.
-      const isSameLife = before.header.walSalt1 === facts.walSalt1 && before.header.walSalt2 === facts.walSalt2;
-      const walOffset = isSameLife ? before.header.walOffset : walHeaderBytes;
-      const amended = { ...facts, walOffset, walBytes: commits.endOffset - walOffset };
-      const pageNumberMax = Math.min(before.header.commit, commits.commitMin, commits.commit);
-      await this.#writeFile(amended, amendedPages(before, pageNumberMax, pages), commits);
-    } finally {
-      await file.close();
-    }
-  }
-
-  /** Writes the open batch's file, in place of an earlier one. On the disk when it resolves. */
-  async #writeFile(facts: LtxFileFacts, pages: PageSource, commits: WalCommits | undefined): Promise<void> {
+  /** On the disk when it resolves. */
+  async #writePart(
+    path: string,
+    facts: LtxFileFacts,
+    pages: PageSource,
+    commits: WalCommits | undefined,
+  ): Promise<void> {
     const { fileSystem, failPoints, slots } = this.#host;
-    const txid = facts.maxTxid;
     await this.#folder.make();
-    const pageCountMax = commits === undefined || this.#closedTxid === 0n ? facts.commit : commits.frames.size;
-    await slots.requireRoom(this.#folder.path, pageCountMax * facts.pageSize + (this.#open?.byteCount ?? 0));
-    const temporaryPath = this.#folder.temporaryPath(txid);
+    const isWhole = commits === undefined || facts.minTxid === 1n;
+    await slots.requireRoom(this.#folder.path, (isWhole ? facts.commit : commits.frames.size) * facts.pageSize);
+    const temporaryPath = this.#folder.temporaryPath(path);
     // The WAL first: a log that is ahead of its database after a loss of power would fork.
     // Without commits there is nothing new in it, and there may be none.
-    const flushed = this.#head.isVolatile || commits === undefined ? Promise.resolve() : this.#head.flush();
+    const needsFlush = !this.#head.isVolatile && commits !== undefined;
+    const flushed = needsFlush ? this.#head.flush() : Promise.resolve();
     flushed.catch(() => undefined);
     try {
-      const summary = await writeChunks(fileSystem, temporaryPath, encodeLtx(facts, pages, { turn }));
+      const { header, byteCount } = await writeLtx(fileSystem, temporaryPath, facts, pages);
       await flushed;
       failPoints.reach("seal.written");
-      await fileSystem.rename(temporaryPath, this.#folder.batchPath(txid));
+      await fileSystem.rename(temporaryPath, path);
       failPoints.reach("seal.named");
       await fileSystem.flushFolder(this.#folder.path);
-      this.#open = { byteCount: summary.byteCount };
-      this.#followOn(summary.header);
-      slots.count();
+      this.#parts.push({ path, byteCount, header });
+      this.#partIndex++;
+      this.#followOn(header);
       failPoints.reach("seal.end");
     } catch (error) {
       await flushed.catch(() => undefined);
-      await fileSystem.remove(temporaryPath).catch(() => undefined);
+      // A name that may not last must not be found by the next start.
+      for (const each of [temporaryPath, path]) await fileSystem.remove(each).catch(() => undefined);
       throw error;
     }
   }
@@ -609,36 +686,7 @@ const noWal: WalRangeOf = { walSalt1: 0, walSalt2: 0, startOffset: walHeaderByte
 
 /** Until the page size is known. */
 const defaultPageBytes = 4096;
-const readBytes = 256 * 1024;
 
-const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
-
-async function* chunksOf(file: OpenFile): AsyncGenerator<Buffer, void, undefined> {
-  for (let offset = 0; ; offset += readBytes) {
-    const chunk = await file.read(offset, readBytes);
-    if (chunk.length > 0) yield chunk;
-    if (chunk.length < readBytes) return;
-  }
-}
-
-/** Writes a new file and flushes it. */
-async function writeChunks(
-  fileSystem: FileSystem,
-  path: string,
-  chunks: AsyncGenerator<Buffer, LtxFileSummary, undefined>,
-): Promise<LtxFileSummary> {
-  const file = await fileSystem.openFile(path, "make");
-  try {
-    let offset = 0;
-    for (let next = await chunks.next(); ; next = await chunks.next()) {
-      if (next.done === true) {
-        await file.flush();
-        return next.value;
-      }
-      await file.write(offset, next.value);
-      offset += next.value.length;
-    }
-  } finally {
-    await file.close();
-  }
+function bytesOf(parts: readonly Part[]): number {
+  return parts.reduce((sum, { byteCount }) => sum + byteCount, 0);
 }

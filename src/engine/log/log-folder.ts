@@ -1,7 +1,7 @@
 /**
- * The folder of a database's log: one LTX file for each batch, `<txid>-<txid>.ltx`. Files that nobody needs any more go, the
- * newest never: its header says how far the WAL was sealed. `gap` says that frames of the WAL were copied back which no file
- * holds, so that the next file has to hold the whole database.
+ * The folder of a database's log: one LTX file for each closed batch, `<txid>-<txid>.ltx`, and parts of the open one. Files
+ * that nobody needs any more go, the newest never: its header says how far the WAL was sealed. `gap` says that frames of the
+ * WAL were copied back which no file holds, so that the next file has to hold the whole database.
  */
 import { dirname, join } from "node:path";
 import type { FileSystem } from "../../files/file-system.ts";
@@ -10,6 +10,7 @@ import { LtxFailure } from "../../ltx/ltx-failure.ts";
 import { ltxFileName, parseLtxFileName } from "../../ltx/txid.ts";
 import { decodeWalHeader, frameHeaderBytes, walHeaderBytes } from "../../ltx/wal-format.ts";
 import type { WalPosition } from "../../ltx/wal-reader.ts";
+import { mergeParts, type Part, parsePartName, partName, partTxid } from "./parts.ts";
 import { openWal } from "./wal-file.ts";
 
 const gapName = "gap";
@@ -50,39 +51,144 @@ export class LogFolder {
     return join(this.path, ltxFileName({ minTxid: txid, maxTxid: txid }));
   }
 
-  temporaryPath(txid: bigint): string {
-    return `${this.batchPath(txid)}${temporarySuffix}`;
+  partPath(txid: bigint, index: number): string {
+    return join(this.path, partName(txid, index));
   }
 
-  /** Reads what is there, removes what an interrupted seal has left, and puts damaged files aside. */
+  /** Of a file until it gets its name. */
+  temporaryPath(path: string): string {
+    return `${path}${temporarySuffix}`;
+  }
+
+  /**
+   * Reads what an earlier server has left: removes what an interrupted seal has left, closes the open batch (whose parts
+   * become one file), and puts damaged files aside.
+   */
   async read(): Promise<FoundLog> {
     const fileSystem = this.#fileSystem;
+    const { files, parts, hasGap } = await this.#list();
     const batches: FoundBatch[] = [];
     const damaged: string[] = [];
-    let hasGap = false;
     let lastTxid = 0n;
+    const last = (txid: bigint): void => {
+      if (txid > lastTxid) lastTxid = txid;
+    };
+    for (const { name, txid, isDamaged } of files) {
+      last(txid);
+      if (isDamaged) continue;
+      const path = join(this.path, name);
+      const header = headerIn(await fileSystem.readStart(path, headerBytes), txid);
+      if (header === undefined) damaged.push(await this.#putAside(name));
+      else batches.push({ txid, path, byteCount: fileSystem.sizeBytes(path), header });
+    }
+    for (const [txid, names] of parts) {
+      if (txid <= lastTxid) {
+        // They are in the file of their batch.
+        for (const name of names) await fileSystem.remove(join(this.path, name));
+        continue;
+      }
+      last(txid);
+      const batch = await this.#closeLeft(txid, names);
+      if (batch !== undefined) batches.push(batch);
+      else for (const name of names) damaged.push(await this.#putAside(name));
+    }
+    return { batches, lastTxid, hasGap: hasGap || damaged.length > 0, damaged };
+  }
+
+  /** What is there, looked at only: the header of the newest file, and the largest number that any has. */
+  async newest(): Promise<{ readonly txid: bigint; readonly header: LtxHeader | undefined; readonly hasGap: boolean }> {
+    const { files, parts, hasGap } = await this.#list();
+    const file = files.at(-1);
+    const part = [...parts].at(-1);
+    const isPart = part !== undefined && (file === undefined || part[0] > file.txid);
+    const txid = isPart ? part[0] : (file?.txid ?? 0n);
+    const name = isPart ? part[1].at(-1) : file?.name;
+    if (name === undefined) return { txid, header: undefined, hasGap };
+    const bytes = await this.#fileSystem.readStart(join(this.path, name), headerBytes);
+    const header = isPart ? partHeaderIn(bytes, name) : headerIn(bytes, txid);
+    return { txid, header, hasGap: hasGap || header === undefined };
+  }
+
+  /** Names in the folder, ascending. */
+  async #list() {
+    const fileSystem = this.#fileSystem;
+    const files: { readonly name: string; readonly txid: bigint; readonly isDamaged: boolean }[] = [];
+    const parts = new Map<bigint, string[]>();
+    let hasGap = false;
     const names = [...(await fileSystem.list(this.path))].sort();
     this.#isMade = names.length > 0;
     for (const name of names) {
-      const path = join(this.path, name);
       if (name === gapName) hasGap = true;
-      if (name.endsWith(temporarySuffix)) await fileSystem.remove(path);
-      const range = parseLtxFileName(name.endsWith(damagedSuffix) ? name.slice(0, -damagedSuffix.length) : name);
-      if (range === undefined || range.minTxid !== range.maxTxid) continue;
-      const txid = range.maxTxid;
-      if (txid > lastTxid) lastTxid = txid;
-      if (name.endsWith(damagedSuffix)) {
-        hasGap = true;
-        continue;
+      if (name.endsWith(temporarySuffix)) await fileSystem.remove(join(this.path, name));
+      const isDamaged = name.endsWith(damagedSuffix);
+      hasGap ||= isDamaged;
+      const range = parseLtxFileName(isDamaged ? name.slice(0, -damagedSuffix.length) : name);
+      if (range?.minTxid !== undefined && range.minTxid === range.maxTxid) {
+        files.push({ name, txid: range.maxTxid, isDamaged });
       }
-      const header = headerIn(await fileSystem.readStart(path, headerBytes), txid);
-      if (header === undefined) {
-        await fileSystem.rename(path, `${path}${damagedSuffix}`);
-        damaged.push(name);
-        hasGap = true;
-      } else batches.push({ txid, path, byteCount: fileSystem.sizeBytes(path), header });
+      const part = parsePartName(name);
+      if (part === undefined) continue;
+      const others = parts.get(part.txid);
+      if (others === undefined) parts.set(part.txid, [name]);
+      else others.push(name);
     }
-    return { batches, lastTxid, hasGap, damaged };
+    return { files, parts, hasGap };
+  }
+
+  /** Makes one file of the parts of a batch; undefined when one of them is damaged. */
+  async #closeLeft(txid: bigint, names: readonly string[]): Promise<FoundBatch | undefined> {
+    const fileSystem = this.#fileSystem;
+    const parts: Part[] = [];
+    for (const name of names) {
+      const path = join(this.path, name);
+      const header = partHeaderIn(await fileSystem.readStart(path, headerBytes), name);
+      if (header === undefined) return undefined;
+      parts.push({ path, byteCount: fileSystem.sizeBytes(path), header });
+    }
+    try {
+      return await this.close(txid, parts);
+    } catch (error) {
+      if (error instanceof LtxFailure) return undefined;
+      throw error;
+    }
+  }
+
+  /** Makes one file of the parts of a batch, on the disk when it resolves; the parts are gone then. */
+  async close(txid: bigint, parts: readonly Part[]): Promise<FoundBatch> {
+    const fileSystem = this.#fileSystem;
+    const path = this.batchPath(txid);
+    const [only] = parts;
+    if (only !== undefined && parts.length === 1) {
+      if (only.path !== path) {
+        await fileSystem.rename(only.path, path);
+        await fileSystem.flushFolder(this.path);
+      }
+      return { txid, path, byteCount: only.byteCount, header: only.header };
+    }
+    const { header, byteCount } = await mergeParts(fileSystem, parts, this.temporaryPath(path));
+    await fileSystem.rename(this.temporaryPath(path), path);
+    await fileSystem.flushFolder(this.path);
+    for (const part of parts) await fileSystem.remove(part.path);
+    return { txid, path, byteCount, header };
+  }
+
+  /** Puts one part in the place of the first of several that follow one another. */
+  async merge(parts: readonly Part[]): Promise<Part> {
+    const fileSystem = this.#fileSystem;
+    const [first, ...others] = parts;
+    if (first === undefined) throw new Error("there are no parts to merge");
+    const temporaryPath = this.temporaryPath(first.path);
+    const { header, byteCount } = await mergeParts(fileSystem, parts, temporaryPath);
+    await fileSystem.rename(temporaryPath, first.path);
+    await fileSystem.flushFolder(this.path);
+    for (const part of others) await fileSystem.remove(part.path);
+    return { path: first.path, byteCount, header };
+  }
+
+  async #putAside(name: string): Promise<string> {
+    const path = join(this.path, name);
+    await this.#fileSystem.rename(path, `${path}${damagedSuffix}`);
+    return name;
   }
 
   /** To be called before the first file is written. */
@@ -118,6 +224,11 @@ function headerIn(bytes: Buffer | undefined, txid: bigint): LtxHeader | undefine
   }
 }
 
+function partHeaderIn(bytes: Buffer | undefined, name: string): LtxHeader | undefined {
+  const part = parsePartName(name);
+  return part && headerIn(bytes, partTxid(part.txid, part.index));
+}
+
 /** Up to where a file says that the WAL was sealed. */
 export function sealedEnd(header: LtxHeader): WalPosition {
   const { walSalt1, walSalt2, walOffset, walBytes } = header;
@@ -126,7 +237,7 @@ export function sealedEnd(header: LtxHeader): WalPosition {
 
 /** What a start after an unclean end wants to know of a log. */
 export interface LogState {
-  /** The newest batch that has a file; `baseTxid` where none has. */
+  /** The newest batch that has a file or parts; `baseTxid` where none has. */
   readonly txid: bigint;
   /** True when the WAL is known to hold nothing that is in no file. */
   readonly isSealed: boolean;
@@ -142,12 +253,12 @@ export async function inspectLog(
   headPath: string,
   baseTxid = 0n,
 ): Promise<LogState> {
-  const { batches, lastTxid, hasGap } = await new LogFolder(fileSystem, folderPath).read();
-  const newest = batches.at(-1);
-  const txid = lastTxid > baseTxid ? lastTxid : baseTxid;
+  const found = await new LogFolder(fileSystem, folderPath).newest();
+  const { header, hasGap } = found;
+  const txid = found.txid > baseTxid ? found.txid : baseTxid;
   if (fileSystem.sizeBytes(`${headPath}-wal`) < walHeaderBytes) return { txid, isSealed: !hasGap };
-  if (newest === undefined || hasGap) return { txid, isSealed: false };
-  return { txid, isSealed: await isSealedTo(fileSystem, headPath, sealedEnd(newest.header)) };
+  if (header === undefined || hasGap) return { txid, isSealed: false };
+  return { txid, isSealed: await isSealedTo(fileSystem, headPath, sealedEnd(header)) };
 }
 
 /** Whether a WAL that is not empty holds no commit behind `end`. When in doubt it says no. */

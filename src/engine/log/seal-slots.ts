@@ -3,9 +3,9 @@ import { Failure } from "../../failure/failure.ts";
 import type { FileSystem } from "../../files/file-system.ts";
 
 export interface SealLimits {
-  /** Files of the log written at one time, over all databases. */
+  /** Files of the log written at one time, over all databases; as many again are merged. */
   readonly sealConcurrencyMax: number;
-  /** Size of a batch's file from which the next commits go into a new one. */
+  /** Size of a batch on the disk from which the next commits go into a new one. */
   readonly batchBytesMax: number;
 }
 
@@ -15,41 +15,52 @@ const reserveBytes = 16 * 1024 * 1024;
 export class SealSlots {
   readonly limits: SealLimits;
   readonly #fileSystem: FileSystem;
-  readonly #waiting: (() => void)[] = [];
-  #running = 0;
-  #seals = 0;
+  readonly #seals: Places;
+  /** Merging takes long, and no seal is to wait for it. */
+  readonly #merges: Places;
 
   constructor(fileSystem: FileSystem, limits: SealLimits) {
-    this.#fileSystem = fileSystem;
     this.limits = limits;
-  }
-
-  /** Files written. */
-  get seals(): number {
-    return this.#seals;
+    this.#fileSystem = fileSystem;
+    this.#seals = new Places(limits.sealConcurrencyMax);
+    this.#merges = new Places(limits.sealConcurrencyMax);
   }
 
   /** Runs when its turn comes. */
-  async run<T>(write: () => Promise<T>): Promise<T> {
-    if (this.#running < this.limits.sealConcurrencyMax) this.#running++;
-    else await new Promise<void>((resolve) => this.#waiting.push(resolve));
-    try {
-      return await write();
-    } finally {
-      const next = this.#waiting.shift();
-      if (next === undefined) this.#running--;
-      else next();
-    }
+  seal<T>(write: () => Promise<T>): Promise<T> {
+    return this.#seals.run(write);
   }
 
-  /** A file was written. */
-  count(): void {
-    this.#seals++;
+  /** The same for what nobody waits for with writes held back. */
+  merge<T>(write: () => Promise<T>): Promise<T> {
+    return this.#merges.run(write);
   }
 
   /** Throws STAGE_FULL when the disk has no room for a file of at most so many bytes. */
   async requireRoom(folderPath: string, byteCountMax: number): Promise<void> {
     const { freeBytes } = await this.#fileSystem.space(folderPath);
     if (freeBytes < byteCountMax + reserveBytes) throw new Failure("STAGE_FULL", { stage: "local" });
+  }
+}
+
+class Places {
+  readonly #count: number;
+  readonly #waiting: (() => void)[] = [];
+  #running = 0;
+
+  constructor(count: number) {
+    this.#count = count;
+  }
+
+  async run<T>(work: () => Promise<T>): Promise<T> {
+    if (this.#running < this.#count) this.#running++;
+    else await new Promise<void>((resolve) => this.#waiting.push(resolve));
+    try {
+      return await work();
+    } finally {
+      const next = this.#waiting.shift();
+      if (next === undefined) this.#running--;
+      else next();
+    }
   }
 }

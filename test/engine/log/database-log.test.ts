@@ -6,7 +6,7 @@ import { inspectLog } from "../../../src/engine/log/log-folder.ts";
 import { type FileSystem, nodeFileSystem } from "../../../src/files/file-system.ts";
 import { verifyLtx } from "../../../src/ltx/decoder.ts";
 import { temporaryFolders } from "../../support/temporary-folder.ts";
-import { failureOf } from "../support.ts";
+import { failureOf, until } from "../support.ts";
 import { restoreBytes, Subject, type SubjectOptions } from "./subject.ts";
 
 const newFolder = temporaryFolders();
@@ -72,7 +72,7 @@ describe("batches", () => {
     s.end();
   });
 
-  it("stay open over seals, which amend one file", async () => {
+  it("stay open over seals, and become one file when they are closed", async () => {
     const s = await ready();
     s.write("CREATE TABLE t (id INTEGER PRIMARY KEY, v)");
     await s.close();
@@ -88,16 +88,69 @@ describe("batches", () => {
       expect(s.log.isDirty).toBe(true);
       await s.log.seal();
       expect(s.log).toMatchObject({ isDirty: false, openTxid: 2n, closedTxid: 1n, hasOpen: true });
-      expect(s.names()).toEqual(["0000000000000001-0000000000000001.ltx", "0000000000000002-0000000000000002.ltx"]);
-      expect(await s.restoredFolder()).toEqual(s.bytes());
     }
+    expect(s.names()).toEqual([
+      "0000000000000001-0000000000000001.ltx",
+      ...Array.from({ length: 5 }, (_, index) => `0000000000000002.0000000${index}.part`),
+    ]);
     expect(await s.close()).toMatchObject({ txid: 2n });
+    expect(s.names()).toEqual(["0000000000000001-0000000000000001.ltx", "0000000000000002-0000000000000002.ltx"]);
     expect(s.history.get(1n)).toEqual(before);
     expect(await s.restored()).toEqual(s.bytes());
     s.end();
   });
 
-  it("amend over a WAL that has started over", async () => {
+  it("have few parts, however often they are sealed", async () => {
+    const s = await ready();
+    s.write("CREATE TABLE t (x)");
+    await s.close();
+    let partsMax = 0;
+    for (let round = 0; round < 60; round++) {
+      s.write("INSERT INTO t VALUES (randomblob(?))", round * 50);
+      await s.log.seal();
+      partsMax = Math.max(partsMax, s.names().length);
+    }
+    expect(partsMax).toBeLessThan(24);
+    await s.close();
+    expect(s.names()).toHaveLength(2);
+    expect(await s.restored()).toEqual(s.bytes());
+    s.end();
+  });
+
+  it("that were open when the server ended are closed by the next start, also in the middle of closing", async () => {
+    const s = await ready();
+    s.write("CREATE TABLE t (x)");
+    await s.close();
+    for (const size of [9000, 50_000]) {
+      s.write("INSERT INTO t VALUES (zeroblob(?))", size);
+      await s.log.seal();
+    }
+    s.write("DELETE FROM t");
+    s.write("VACUUM");
+    await s.log.seal();
+    const parts = s.names().filter((name) => name.endsWith(".part"));
+    expect(parts).toHaveLength(3);
+    const kept = parts.map((name) => [name, readFileSync(join(s.logPath, name))] as const);
+    expect(await inspectLog(nodeFileSystem, s.logPath, s.path)).toEqual({ txid: 2n, isSealed: true });
+    s.restart(3n);
+    await s.log.load();
+    expect(s.log).toMatchObject({ closedTxid: 2n, position: 3n, isDirty: false });
+    const second = s.log.pending()[1];
+    s.history.set(2n, readFileSync(second?.path ?? ""));
+    expect(await s.restored()).toEqual(s.bytes());
+    // The file had its name, and not all parts were gone.
+    for (const [name, bytes] of kept.slice(1)) writeFileSync(join(s.logPath, name), bytes);
+    s.restart(3n);
+    await s.log.load();
+    expect(s.names()).toEqual(["0000000000000001-0000000000000001.ltx", "0000000000000002-0000000000000002.ltx"]);
+    expect(readFileSync(second?.path ?? "")).toEqual(s.history.get(2n));
+    s.write("INSERT INTO t VALUES (1)");
+    await s.close();
+    expect(await s.restored()).toEqual(s.bytes());
+    s.end();
+  });
+
+  it("go on over a WAL that has started over", async () => {
     const s = await ready();
     s.write("CREATE TABLE t (x)");
     await s.close();
@@ -114,14 +167,14 @@ describe("batches", () => {
     s.end();
   });
 
-  it("are closed by a seal when amending would write too much again", async () => {
+  it("are closed by a seal when they are large", async () => {
     const s = await ready({ batchBytesMax: 1024 * 1024 });
     s.write("CREATE TABLE t (x)");
     for (let round = 0; round < 6; round++) {
       s.write("INSERT INTO t VALUES (randomblob(400000))");
       await s.log.seal();
     }
-    expect(s.log.closedTxid).toBe(1n);
+    await until(() => s.log.closedTxid > 0n);
     for (const { path, txid } of s.log.files()) s.history.set(txid, readFileSync(path));
     await s.close();
     expect(await s.restored()).toEqual(s.bytes());
@@ -190,6 +243,7 @@ describe("positions", () => {
     await s.log.seal();
     s.restart(2n);
     await s.log.load();
+    expect(s.names()).toEqual(["0000000000000001-0000000000000001.ltx"]);
     expect(s.log).toMatchObject({ closedTxid: 1n, position: 2n, isDirty: false });
     expect(s.log.pending()).toMatchObject([{ txid: 1n }]);
     s.history.set(1n, readFileSync(join(s.logPath, "0000000000000001-0000000000000001.ltx")));
@@ -487,7 +541,7 @@ describe("a disk that fails", () => {
     await failureOf(s.log.close(), "STAGE_FULL");
     expect(s.log.problem).toMatchObject({ reason: "STAGE_FULL", facts: { stage: "local" } });
     expect(s.log).toMatchObject({ isDirty: true, closedTxid: 0n, openTxid: 1n });
-    expect(s.names()).toEqual(["0000000000000001-0000000000000001.ltx"]);
+    expect(s.names()).toEqual(["0000000000000001.00000000.part"]);
     expect(s.faults).toEqual([]);
     state.code = undefined;
     await s.close();

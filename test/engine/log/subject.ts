@@ -126,14 +126,6 @@ export class Subject {
     return restoreBytes(files.map(([, bytes]) => bytes));
   }
 
-  /** What the folder's files lead to. */
-  async restoredFolder(): Promise<Buffer> {
-    const names = readdirSync(this.logPath)
-      .filter((name) => name.endsWith(".ltx"))
-      .sort();
-    return restoreBytes(names.map((name) => readFileSync(join(this.logPath, name))));
-  }
-
   names(): string[] {
     return existsSync(this.logPath) ? readdirSync(this.logPath).sort() : [];
   }
