@@ -74,7 +74,10 @@ export interface ObjectStream {
   readonly info: ObjectInfo;
   /** Bytes that will come. */
   readonly byteCount: number;
-  /** Once; leaving the loop early gives everything back. A read that breaks off goes on by itself where that is possible. */
+  /**
+   * Once; leaving the loop early gives everything back. A read that breaks off goes on by itself where that is possible. The
+   * chunks belong to the reader.
+   */
   readonly chunks: AsyncIterable<Uint8Array>;
   /** For a stream that nobody reads. May be called at any time and more than once. */
   close(): void;

@@ -58,10 +58,47 @@ export interface FetchedObject {
   readonly byteCount: number;
 }
 
-interface Part {
+/** Bytes that come, and wait to be read as they came: nothing is copied. */
+class Part {
   readonly byteCount: number;
-  /** Settled, whatever comes of it, and never rejecting. */
-  readonly result: Promise<{ readonly bytes: Uint8Array } | { readonly error: unknown }>;
+  /** Never rejects. */
+  readonly whenOver: Promise<void>;
+  #chunks: Uint8Array[] = [];
+  #isOver = false;
+  #problem: { readonly error: unknown } | undefined;
+  #wake: () => void = () => undefined;
+
+  constructor(byteCount: number, chunks: AsyncIterable<Uint8Array>) {
+    this.byteCount = byteCount;
+    this.whenOver = this.#receive(chunks);
+  }
+
+  /** What has come since the last call, at least something; undefined at the end. */
+  async take(): Promise<readonly Uint8Array[] | undefined> {
+    while (this.#chunks.length === 0) {
+      if (this.#problem !== undefined) throw this.#problem.error;
+      if (this.#isOver) return undefined;
+      await new Promise<void>((resolve) => {
+        this.#wake = resolve;
+      });
+    }
+    const taken = this.#chunks;
+    this.#chunks = [];
+    return taken;
+  }
+
+  async #receive(chunks: AsyncIterable<Uint8Array>): Promise<void> {
+    try {
+      for await (const chunk of chunks) {
+        this.#chunks.push(chunk);
+        this.#wake();
+      }
+    } catch (error) {
+      this.#problem = { error };
+    }
+    this.#isOver = true;
+    this.#wake();
+  }
 }
 
 /**
@@ -98,15 +135,18 @@ export class ObjectSequence {
   async *next(object: FetchedObject): AsyncGenerator<Uint8Array, void, undefined> {
     for (let done = 0; done < object.byteCount; ) {
       await this.#fill();
-      const part = this.#parts.shift();
+      const part = this.#parts[0];
       if (part === undefined) throw new Error("objects are read in the order in which they were given");
-      const result = await part.result;
+      for (let chunks = await part.take(); chunks !== undefined; chunks = await part.take()) {
+        for (const chunk of chunks) {
+          done += chunk.length;
+          this.#options.onBytes?.(chunk.length);
+          yield chunk;
+        }
+      }
+      this.#parts.shift();
       this.#give(part);
-      if ("error" in result) throw result.error;
-      done += result.bytes.length;
-      this.#options.onBytes?.(result.bytes.length);
       this.#fillSome();
-      yield result.bytes;
     }
   }
 
@@ -115,7 +155,7 @@ export class ObjectSequence {
     this.#detach();
     this.#ended.abort(new ObjectStoreError("unavailable", "nobody reads it any more"));
     for (const part of this.#parts.splice(0)) {
-      await part.result;
+      await part.whenOver;
       this.#give(part);
     }
   }
@@ -151,11 +191,7 @@ export class ObjectSequence {
 
   #begin(byteCount: number): void {
     const object = this.#objects[this.#object] as FetchedObject;
-    const result = fetchPart(this.#store, object, this.#offset, byteCount, this.#call).then(
-      (bytes) => ({ bytes }),
-      (error: unknown) => ({ error }),
-    );
-    this.#parts.push({ byteCount, result });
+    this.#parts.push(new Part(byteCount, openPart(this.#store, object, this.#offset, byteCount, this.#call)));
     this.#aheadBytes += byteCount;
     this.#partBytes = Math.min(partBytesMax, this.#partBytes * 2);
     this.#offset += byteCount;
@@ -177,6 +213,23 @@ export async function* fetchObject(
   }
 }
 
+/** Bytes of an object as they come. */
+async function* openPart(
+  store: ObjectStore,
+  { key, byteCount: sizeBytes }: FetchedObject,
+  offsetBytes: number,
+  byteCount: number,
+  call: StageCall,
+): AsyncGenerator<Uint8Array, void, undefined> {
+  const isWhole = offsetBytes === 0 && byteCount === sizeBytes;
+  const stream = await store.open(key, { ...call, range: isWhole ? undefined : { offsetBytes, byteCount } });
+  if (stream.info.sizeBytes !== sizeBytes || stream.byteCount !== byteCount) {
+    stream.close();
+    throw otherSize(key, stream.info.sizeBytes, sizeBytes);
+  }
+  yield* stream.chunks;
+}
+
 /** Bytes of an object, read whole where that is what is asked for: stores check more then. */
 export async function fetchPart(
   store: ObjectStore,
@@ -189,7 +242,11 @@ export async function fetchPart(
   const range = isWhole ? undefined : { offsetBytes, byteCount };
   const { info, bytes } = await store.get(key, { ...call, bytesMax: byteCount, range });
   if (info.sizeBytes !== sizeBytes || bytes.length !== byteCount) {
-    throw new LtxFailure("truncated", `${key} has ${info.sizeBytes} bytes where there were ${sizeBytes}`);
+    throw otherSize(key, info.sizeBytes, sizeBytes);
   }
   return bytes;
+}
+
+function otherSize(key: string, foundBytes: number, sizeBytes: number): LtxFailure {
+  return new LtxFailure("truncated", `${key} has ${foundBytes} bytes where there were ${sizeBytes}`);
 }

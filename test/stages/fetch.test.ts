@@ -3,7 +3,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { systemClock } from "../../src/clock.ts";
-import type { GetBytesOptions } from "../../src/objects/object-store.ts";
+import type { GetOptions, ObjectStream } from "../../src/objects/object-store.ts";
 import { FetchBudget, ObjectSequence } from "../../src/stages/fetch.ts";
 import { call } from "../objects/helpers.ts";
 import { MemoryObjectStore } from "../support/memory-object-store.ts";
@@ -18,17 +18,27 @@ class WatchedStore extends MemoryObjectStore {
   awaitedBytesMax = 0;
   requests = 0;
 
-  override async get(key: string, options: GetBytesOptions) {
+  override async open(key: string, options: GetOptions): Promise<ObjectStream> {
     this.requests++;
-    this.awaitedBytes += options.bytesMax;
+    const stream = await super.open(key, options);
+    this.awaitedBytes += stream.byteCount;
     this.awaitedBytesMax = Math.max(this.awaitedBytesMax, this.awaitedBytes);
-    try {
-      // Longer than a turn, so that those that may overlap do.
-      await new Promise((resolve) => setImmediate(resolve));
-      return await super.get(key, options);
-    } finally {
-      this.awaitedBytes -= options.bytesMax;
+    const came = (byteCount: number) => {
+      this.awaitedBytes -= byteCount;
+    };
+    async function* chunks() {
+      let left = stream.byteCount;
+      try {
+        for await (const chunk of stream.chunks) {
+          left -= chunk.length;
+          came(chunk.length);
+          yield chunk;
+        }
+      } finally {
+        came(left);
+      }
     }
+    return { ...stream, chunks: chunks() };
   }
 }
 
