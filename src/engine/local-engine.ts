@@ -784,6 +784,8 @@ class LocalEngine implements Engine {
     for (const database of this.#touched) {
       if (touches.length === touchCountMax) break;
       this.#touched.delete(database);
+      // One that was taken away speaks of files, and maybe of a history, that the row is not about any more.
+      if (this.#handles.get(database.id) !== database) continue;
       touches.push(database.takeTouch());
       this.#placement.written(database);
     }
