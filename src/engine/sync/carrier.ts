@@ -44,6 +44,8 @@ export class Carrier {
   /** Uploads what a database has, and what is added by those who wait for it meanwhile. */
   async carry(entry: SyncEntry): Promise<void> {
     const { host } = this.#context;
+    // Who asks from here on has to be looked at once more.
+    entry.isWanted = false;
     const row = host.row(entry.id);
     if (row === undefined || row.isFenced) {
       settle(entry);
