@@ -71,7 +71,7 @@ export interface HistoryHost {
    * without a head, at batch 1, which the remote stage holds.
    */
   replaceHistory(id: string, next: NewHistory): Promise<void>;
-  /** Brings a database that has no head back to the stage where it was. */
+  /** Gives a database a head again that had one. */
   warm(id: string): Promise<void>;
   /** Takes a database that only the remote stage has into the catalog; false when the id is known. */
   adopt(found: Discovered): Promise<boolean>;
@@ -304,7 +304,7 @@ export class History {
       throw error;
     }
     failPoints.reach("restore.end");
-    await this.#warm(id);
+    this.#warm(id);
   }
 
   async #runFork(
@@ -366,7 +366,7 @@ export class History {
       await this.#switch(stored.manifest);
       if (retired !== undefined) this.#host.sync.retired(id, retired.keepUntilMs);
       this.#host.failPoints.reach("restore.end");
-      await this.#warm(id);
+      this.#warm(id);
       return;
     }
     await this.#takeBack(id, prefix);
@@ -575,16 +575,14 @@ export class History {
     }
   }
 
-  /** The next call would do it all the same. */
-  async #warm(id: string): Promise<void> {
-    try {
-      await this.#host.warm(id);
-    } catch (error) {
+  /** In the background: the next call would do it all the same. */
+  #warm(id: string): void {
+    this.#host.warm(id).catch((error: unknown) => {
       this.#host.log("warn", "a restored database stays in the remote stage until it is called", {
         database: id,
         error,
       });
-    }
+    });
   }
 
   /** Runs work that asks the store, as often as it takes to hear an answer. */
