@@ -2,7 +2,14 @@ import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { describe, expect, it } from "vitest";
 import { DatabaseState, type Position, Stage } from "../../gen/persisto/v1/database_pb.js";
 import { type Operation, OperationKind } from "../../gen/persisto/v1/operation_pb.js";
-import { type ApiClients, describeEachProtocol, freshDatabase, freshId, openClients } from "../support/api-clients.ts";
+import {
+  type ApiClients,
+  describeEachProtocol,
+  freshDatabase,
+  freshId,
+  mainClientKinds,
+  openClients,
+} from "../support/api-clients.ts";
 import { expectFailure, expectFieldInvalid } from "../support/api-errors.ts";
 import { startTestServer } from "../support/api-server.ts";
 import { rowsOf, statement } from "../support/rows.ts";
@@ -214,7 +221,7 @@ describeEachProtocol(
       await expectFailure(api.databases.forkDatabase({ database: missing, newDatabase }), "DATABASE_NOT_FOUND");
     });
   },
-  { environment: quiet },
+  { kinds: mainClientKinds, environment: quiet },
 );
 
 describe("history and a restart", () => {

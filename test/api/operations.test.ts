@@ -2,7 +2,14 @@ import { anyUnpack } from "@bufbuild/protobuf/wkt";
 import { describe, expect, it } from "vitest";
 import { ErrorInfoSchema } from "../../gen/google/rpc/error_details_pb.js";
 import { type Operation, OperationKind } from "../../gen/persisto/v1/operation_pb.js";
-import { type ApiClients, describeEachProtocol, freshDatabase, freshId, openClients } from "../support/api-clients.ts";
+import {
+  type ApiClients,
+  describeEachProtocol,
+  freshDatabase,
+  freshId,
+  mainClientKinds,
+  openClients,
+} from "../support/api-clients.ts";
 import { expectFailure, expectFieldInvalid } from "../support/api-errors.ts";
 import { startTestServer } from "../support/api-server.ts";
 import { statement } from "../support/rows.ts";
@@ -115,7 +122,7 @@ describeEachProtocol(
       }
     });
   },
-  { environment: quiet },
+  { kinds: mainClientKinds, environment: quiet },
 );
 
 describe("operations and a restart", () => {

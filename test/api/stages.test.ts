@@ -9,6 +9,7 @@ import {
   describeEachProtocol,
   freshDatabase,
   freshId,
+  mainClientKinds,
   openClients,
 } from "../support/api-clients.ts";
 import { expectFailure, expectFieldInvalid } from "../support/api-errors.ts";
@@ -202,7 +203,7 @@ describeEachProtocol(
       }
     });
   },
-  { environment: quiet },
+  { kinds: mainClientKinds, environment: quiet },
 );
 
 describeEachProtocol(
@@ -244,7 +245,7 @@ describeEachProtocol(
       expect(await rowsIn(api, database)).toEqual([1n, 2n, 3n]);
     });
   },
-  { environment: quiet },
+  { kinds: mainClientKinds, environment: quiet },
 );
 
 describeEachProtocol(

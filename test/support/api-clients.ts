@@ -40,6 +40,15 @@ export const clientKinds: readonly ClientKind[] = [
   "connect get h1",
 ];
 
+/** Every protocol, binary and JSON, both versions of HTTP, each once: for tests that take their time. */
+export const mainClientKinds: readonly ClientKind[] = [
+  "grpc-js",
+  "grpc h2",
+  "grpc-web h1",
+  "connect h2",
+  "connect json h1",
+];
+
 /** Transact needs both directions at once. */
 export const bidiClientKinds: readonly ClientKind[] = ["grpc-js", "grpc h2", "connect h2", "connect json h2"];
 
