@@ -47,7 +47,7 @@ export interface FetchOptions {
 
 /** Parts of one reader that are on their way, or wait to be read. */
 const aheadBytes = 16 * 1024 * 1024;
-const aheadCount = 16;
+const aheadCount = 32;
 /** Large enough that the time of a request does not count; the first ones small, so that there is work at once. */
 const partBytesMax = 4 * 1024 * 1024;
 const firstPartBytes = 512 * 1024;
