@@ -31,6 +31,8 @@ export interface HeadBringerHost {
 
 /** Longest time that it may take. */
 const bringMsMax = 6 * 3_600_000;
+/** After which the answer to a read of a manifest counts as lost. */
+const manifestMsMax = 60_000;
 const retryAfterMs = 1_000;
 
 export class HeadBringer {
@@ -175,7 +177,8 @@ export class HeadBringer {
   ): Promise<{ readonly manifest: Manifest; readonly restored: Restored }> {
     const prefix = prefixOf(remote, row);
     const restore = (from: string) => remote.replica(from).restore({ path, flush: true }, call);
-    const [stored, ahead] = await Promise.allSettled([remote.manifests.read(row.id, call), restore(prefix)]);
+    const manifestCall = { ...call, deadlineAtMs: Math.min(call.deadlineAtMs, this.#host.clock.now() + manifestMsMax) };
+    const [stored, ahead] = await Promise.allSettled([remote.manifests.read(row.id, manifestCall), restore(prefix)]);
     if (stored.status === "rejected") throw stored.reason;
     const { manifest } = stored.value ?? { manifest: undefined };
     if (manifest === undefined) throw this.#missing(row.id, "its manifest is gone");

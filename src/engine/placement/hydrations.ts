@@ -69,6 +69,7 @@ export class Hydrations {
       this.#all.delete(id);
       hydration.done.reject(failure);
     }
+    // How it ended is told to those who wait for it.
     await hydration.done.promise.catch(() => undefined);
   }
 

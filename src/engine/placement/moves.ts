@@ -5,7 +5,6 @@
 import type { Clock } from "../../clock.ts";
 import type { FailPoints } from "../../fail-points.ts";
 import { Failure } from "../../failure/failure.ts";
-import type { Cancel } from "../../sqlite/executor.ts";
 import type { FileReplica } from "../../stages/file-replica.ts";
 import type { RemoteStage } from "../../stages/remote.ts";
 import type { Snapshot, StageCall } from "../../stages/stage.ts";
@@ -19,7 +18,7 @@ import type { Handles } from "../handles.ts";
 import type { Progress } from "../operations.ts";
 import type { EngineLog } from "../options.ts";
 import { prefixOf } from "../sync/publish.ts";
-import type { Sync } from "../sync/sync.ts";
+import type { Sync, SyncWait } from "../sync/sync.ts";
 import type { HeadFiles } from "./head-files.ts";
 
 export interface MovesHost {
@@ -107,12 +106,13 @@ export class Moves {
       }
       const { files, folder, failPoints } = this.#host;
       await this.#requireFolded(database);
-      const { log } = database;
       failPoints.reach("move.begin");
-      await log.load();
+      await database.log.load();
       const path = folder.filePath(id);
-      await files.fold(id, path);
       progress.total(database.sizeBytes);
+      // What has been applied is noted, so that a move that fails leaves less to the next.
+      await this.followWithBase(database);
+      await files.fold(id, path);
       const replica = files.replica("local", path, BigInt(database.facts.baseTxid));
       await this.#requireBase(database, replica, this.#call(progress));
       failPoints.reach("move.copied");
@@ -305,8 +305,11 @@ export class Moves {
   /** With the handle closed: nothing is added to it any more. */
   async #takeHead(id: string, database: HostedDatabase | undefined, progress: Progress): Promise<() => Promise<void>> {
     const { catalog, folder, failPoints, clock } = this.#host;
+    if (database === undefined) throw busy(id, "it was closed meanwhile");
+    // Only the handle knows them, and it is closed: for the case that the database stays.
+    catalog.touch([database.takeTouch()]);
     const row = catalog.get(id);
-    if (row === undefined || database === undefined) throw busy(id, "it was closed meanwhile");
+    if (row === undefined) throw new Failure("DATABASE_NOT_FOUND", { database: id });
     const { log, durableTxid, sizeBytes } = database;
     if (log.hasOpen || durableTxid < log.closedTxid) throw busy(id, "it was written meanwhile");
     failPoints.reach("drop.paused");
@@ -355,8 +358,8 @@ export class Moves {
     throw busy(database.id, "long reads use the file that it was moved from");
   }
 
-  #wait(msMax: number, { cancel }: Progress): { readonly deadlineAtMs: number; readonly cancel: Cancel } {
-    return { deadlineAtMs: this.#host.clock.now() + msMax, cancel };
+  #wait(msMax: number, { cancel }: Progress): SyncWait {
+    return { deadlineAtMs: this.#host.clock.now() + msMax, cancel, isImpatient: true };
   }
 
   #call(progress: Progress): StageCall {
