@@ -1,6 +1,7 @@
 /** What the local folder and the memory stage hold of a database. Looks only: nothing is changed. */
 import { join } from "node:path";
 import { type Facts, readFacts } from "../engine/facts.ts";
+import { type Part, parsePartName } from "../engine/log/parts.ts";
 import type { FileSystem } from "../files/file-system.ts";
 import { decodeHeader, headerBytes, type LtxHeader } from "../ltx/header.ts";
 import { LtxFailure } from "../ltx/ltx-failure.ts";
@@ -20,8 +21,10 @@ export interface LocalCopies {
   /** The file on the memory stage; undefined when there is none. */
   readonly memoryPath: string | undefined;
   readonly logPath: string;
-  /** Ascending. */
+  /** Closed ones, ascending. */
   readonly batches: readonly LogBatch[];
+  /** Of the batch that is open behind them, in their order. */
+  readonly parts: readonly Part[];
   /** The file holds commits that no file of the log has, and the next one will be a snapshot. */
   readonly hasGap: boolean;
   readonly problems: readonly string[];
@@ -57,36 +60,38 @@ async function readLog(
   fileSystem: FileSystem,
   logPath: string,
   earlier: readonly string[],
-): Promise<Pick<LocalCopies, "logPath" | "batches" | "hasGap" | "problems">> {
+): Promise<Pick<LocalCopies, "logPath" | "batches" | "parts" | "hasGap" | "problems">> {
   const batches: LogBatch[] = [];
+  const parts: Part[] = [];
   const problems = [...earlier];
   const names = [...(await fileSystem.list(logPath))].sort();
   for (const name of names) {
     const path = join(logPath, name);
     if (name.endsWith(".damaged")) problems.push(`${path} was found damaged and put aside`);
-    const range = parseLtxFileName(name);
-    if (range === undefined) continue;
+    const txid = parseLtxFileName(name)?.maxTxid ?? parsePartName(name)?.txid;
+    if (txid === undefined) continue;
     const start = await fileSystem.readStart(path, headerBytes);
     // Released by a running server meanwhile.
     if (start === undefined) continue;
     try {
-      const header = decodeHeader(start);
-      const { pageSize, commit, timestampMs } = header;
-      batches.push({
-        txid: range.maxTxid,
-        path,
-        byteCount: fileSystem.sizeBytes(path),
-        pageSize,
-        commit,
-        timestampMs,
-        header,
-      });
+      const file = { path, byteCount: fileSystem.sizeBytes(path), header: decodeHeader(start) };
+      if (parsePartName(name) === undefined) batches.push(batchOf(file));
+      else parts.push(file);
     } catch (error) {
       if (!(error instanceof LtxFailure)) throw error;
       problems.push(`${path}: ${sentenceOf(error)}`);
     }
   }
-  return { logPath, batches, hasGap: names.includes("gap"), problems };
+  // Parts that are left of a closed batch are in its file.
+  const closedTxid = batches.at(-1)?.txid ?? 0n;
+  const openTxid = parts.at(-1)?.header.maxTxid ?? 0n;
+  const open = parts.filter(({ header }) => header.maxTxid === openTxid && openTxid > closedTxid);
+  return { logPath, batches, parts: open, hasGap: names.includes("gap"), problems };
+}
+
+export function batchOf(file: Part): LogBatch {
+  const { maxTxid: txid, pageSize, commit, timestampMs } = file.header;
+  return { ...file, txid, pageSize, commit, timestampMs };
 }
 
 /** What a damaged file's failure says. */

@@ -3,6 +3,7 @@
 import type { Clock } from "../clock.ts";
 import { Image, type ImageEnd } from "../engine/log/image.ts";
 import { sealedEnd } from "../engine/log/log-folder.ts";
+import { mergeParts, type Part } from "../engine/log/parts.ts";
 import { Failure } from "../failure/failure.ts";
 import type { FileSystem } from "../files/file-system.ts";
 import { verifyLtx } from "../ltx/decoder.ts";
@@ -12,7 +13,14 @@ import { readFile } from "../stages/local-bytes.ts";
 import type { Manifest } from "../stages/manifest.ts";
 import type { RemoteReplica, RemoteStage } from "../stages/remote.ts";
 import type { Batch, StageCall, Verified } from "../stages/stage.ts";
-import { findLocalCopies, type LocalCopies, type LocalPlaces, type LogBatch, sentenceOf } from "./local-copies.ts";
+import {
+  batchOf,
+  findLocalCopies,
+  type LocalCopies,
+  type LocalPlaces,
+  type LogBatch,
+  sentenceOf,
+} from "./local-copies.ts";
 import type { Scratch } from "./scratch.ts";
 import type { SqliteChecker } from "./sqlite-checks.ts";
 import type { ComparisonReport, CopyReport, DatabaseReport } from "./verify-report.ts";
@@ -32,6 +40,8 @@ export interface VerifyContext {
 
 /** Longest that the copies of one database may take. */
 const databaseMsMax = 12 * 3_600_000;
+
+const copyBytes = 1024 * 1024;
 
 /** Files do not go on vanishing under a reader. */
 const verifyTryCountMax = 3;
@@ -111,7 +121,7 @@ class Verification {
   /** Every file of the log, and that they follow on each other. The batches that are good. */
   async #checkLog(): Promise<readonly LogBatch[]> {
     if (this.#local === undefined) return [];
-    const { logPath, batches, hasGap, problems: found } = this.#local;
+    const { logPath, batches, parts, hasGap, problems: found } = this.#local;
     const problems = [...found];
     const good: LogBatch[] = [];
     for (const batch of batches) {
@@ -129,18 +139,38 @@ class Verification {
         problems.push(`${batch.path}: ${sentenceOf(error)}`);
       }
     }
+    const open = this.#context.isServed ? undefined : await this.#mergeOpen(parts, problems);
+    if (open !== undefined) good.push(open);
     if (hasGap) this.#notes.push("the head holds more than its log: the next file of the log will be a snapshot");
-    if (batches.length > 0 || problems.length > 0) {
+    const files = [...batches, ...parts];
+    if (files.length > 0 || problems.length > 0) {
       this.#copies.push({
         place: "log",
         name: logPath,
-        txid: String(batches.at(-1)?.txid ?? 0n),
-        fileCount: batches.length,
-        byteCount: batches.reduce((sum, { byteCount }) => sum + byteCount, 0),
+        txid: String(files.at(-1)?.header.maxTxid ?? 0n),
+        fileCount: files.length,
+        byteCount: files.reduce((sum, { byteCount }) => sum + byteCount, 0),
         problems,
       });
     }
     return good;
+  }
+
+  /** The batch that was open when the server ended, as the file that it would become. */
+  async #mergeOpen(parts: readonly Part[], problems: string[]): Promise<LogBatch | undefined> {
+    const [first] = parts;
+    if (first === undefined) return undefined;
+    const { fileSystem, scratch } = this.#context;
+    const path = scratch.file("open.ltx");
+    try {
+      for (const part of parts) await verifyLtx(this.#read(part.path));
+      const { header, byteCount } = await mergeParts(fileSystem, parts, path);
+      return batchOf({ path, byteCount, header });
+    } catch (error) {
+      if (!(error instanceof LtxFailure)) throw error;
+      problems.push(`${first.path} and what follows: ${sentenceOf(error)}`);
+      return undefined;
+    }
   }
 
   /** The remote copy, restored into a scratch file. */
@@ -239,11 +269,25 @@ class Verification {
     return { label, replica: this.#replicaAt(this.#context.scratch.file(`${label}.sqlite`), txid) };
   }
 
-  /** What a head in memory is built on. */
+  /** What a head in memory is built on, as it is: a batch that it was just taking in may be there in part, and comes again. */
   async #copyBase(path: string, txid: bigint): Promise<State> {
     this.#reportFile("local", path, txid);
+    const { fileSystem, scratch } = this.#context;
+    await scratch.needs(fileSystem.sizeBytes(path));
     const base = this.#stateOf("base", txid);
-    await this.#replicaAt(path, txid).restore({ path: base.replica.name, flush: false }, this.#call);
+    const from = await fileSystem.openFile(path, "read");
+    const to = await fileSystem.openFile(base.replica.name, "make");
+    try {
+      for (let offset = 0; ; offset += copyBytes) {
+        this.#call.signal?.throwIfAborted();
+        const bytes = await from.read(offset, copyBytes);
+        await to.write(offset, bytes);
+        if (bytes.length < copyBytes) break;
+      }
+    } finally {
+      await from.close();
+      await to.close();
+    }
     return base;
   }
 

@@ -1,4 +1,4 @@
-import { copyFileSync, readdirSync, rmSync } from "node:fs";
+import { copyFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import Database from "better-sqlite3";
 import { beforeAll, describe, expect, it } from "vitest";
@@ -76,6 +76,23 @@ describe("verify", () => {
     expect(report).toMatchObject({ code: 0, isGood: true });
     expect(report.comparisons[0]).toMatchObject({ txid: "7", outcome: "bytes" });
     expect(report.intact).toEqual(["remote", "head"]);
+  });
+
+  it("takes the parts of the batch that was open for the file that they become", async () => {
+    const scene = new CommandScene(newFolder());
+    await scene.publish("app", history, 5);
+    scene.place("app", newest(), { batches: history.batches.slice(5, 6) });
+    const [last] = logFrom(7).batches;
+    const part = join(scene.local, "databases", "app", "log", `${"7".padStart(16, "0")}.00000000.part`);
+    copyFileSync(last?.path ?? "", part);
+    const report = await verifyOne(scene);
+    expect(report).toMatchObject({ code: 0, isGood: true });
+    expect(report.copies[0]).toMatchObject({ place: "log", txid: "7", fileCount: 2 });
+    expect(report.comparisons[0]).toMatchObject({ txid: "7", outcome: "bytes" });
+    scene.damage(part);
+    const damaged = await verifyOne(scene);
+    expect(damaged.code).toBe(1);
+    expect(problemsOf(damaged).join("\n")).toContain(".part");
   });
 
   it("names a damaged file of the remote stage", async () => {
@@ -175,6 +192,11 @@ describe("verify", () => {
       ["remote", "head", "bytes"],
       ["base", "head", "bytes"],
     ]);
+    // The base was taking the next batch in when the server ended.
+    const local = join(scene.local, "databases", "app", "db.sqlite");
+    const next = history.states[3] as Buffer;
+    writeFileSync(local, Buffer.concat([next.subarray(0, 4096), (history.states[2] as Buffer).subarray(4096)]));
+    expect((await verifyOne(scene)).isGood).toBe(true);
     // The machine has ended: the rest leads to the same state.
     rmSync(path);
     const without = await verifyOne(scene);
