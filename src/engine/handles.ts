@@ -110,13 +110,18 @@ export class Handles {
         return present;
       }
       const leaving = this.#leaving.get(id);
-      if (leaving === undefined) break;
-      await leaving;
+      if (leaving !== undefined) {
+        await leaving;
+        continue;
+      }
+      if (this.#deleting.has(id)) return undefined;
+      const row = this.#host.catalog.get(id);
+      if (row === undefined || row.head === "none") return undefined;
+      // A head in memory that the machine has lost is made again here; the log beside it may have to be carried.
+      const bringing = this.#host.bring(row);
+      if (bringing === undefined) return this.#open(row);
+      await bringing;
     }
-    if (this.#deleting.has(id)) return undefined;
-    const row = this.#host.catalog.get(id);
-    if (row === undefined || row.head === "none" || this.#host.bring(row) !== undefined) return undefined;
-    return this.#open(row);
   }
 
   /**

@@ -53,25 +53,37 @@ export class Carrier {
       rejectWaits(entry, row === undefined ? gone : fencedFailure(row.id, BigInt(row.durableSequence)));
       return;
     }
-    if (entry.isUnsynced) {
-      const database = await host.hold(entry.id);
-      if (database === undefined) {
-        // Without a head there is nothing that could be unsynced.
-        settle(entry);
-      } else {
-        try {
-          await this.#carryBatches(entry, database);
-        } catch (error) {
-          if (!(error instanceof FencedError)) throw error;
-          this.#fence(entry, database);
-          return;
-        } finally {
-          host.release(database);
-        }
-      }
+    const database = entry.isUnsynced ? await host.hold(entry.id) : undefined;
+    try {
+      if (database !== undefined) await this.#carryBatches(entry, database);
+      else if (entry.isUnsynced) this.#settleHeadless(entry);
+      if (entry.hasNewFacts) await this.#carryKnownFacts(entry);
+    } catch (error) {
+      if (!(error instanceof FencedError)) throw error;
+      await this.#fence(entry, database);
+    } finally {
+      if (database !== undefined) host.release(database);
     }
-    if (entry.hasNewFacts && (host.row(entry.id)?.durableSequence ?? 0) > 0) await this.#carryFacts(entry);
+  }
+
+  /** Without a head everything is stored. */
+  #settleHeadless(entry: SyncEntry): void {
+    entry.openSinceMs = undefined;
+    entry.unsyncedSinceMs = undefined;
+    const stored = BigInt(this.#context.host.row(entry.id)?.durableSequence ?? 0);
+    entry.waits.resolve((wanted) => wanted <= stored);
+    entry.waits.rejectAll(new Failure("STAGE_UNAVAILABLE", { stage: "local" }));
+  }
+
+  /** Facts of what has data in the remote stage; of another database they come with its first batch. */
+  async #carryKnownFacts(entry: SyncEntry): Promise<void> {
+    const row = this.#context.host.row(entry.id);
+    if (row !== undefined && (row.durableSequence > 0 || row.manifestVersion > 0)) {
+      await this.#carryFacts(entry);
+      return;
+    }
     entry.hasNewFacts = false;
+    entry.factsWaits.resolve(() => true);
   }
 
   async #carryBatches(entry: SyncEntry, database: SyncedDatabase): Promise<void> {
@@ -122,6 +134,9 @@ export class Carrier {
 
   #reached(entry: SyncEntry, database: SyncedDatabase, txid: bigint): void {
     if (txid > database.durableTxid) database.uploaded(txid);
+    const { host } = this.#context;
+    // Later numbers reach the catalog in due course; that there is anything is asked for at once.
+    if (host.row(entry.id)?.durableSequence === 0) host.save(entry.id, { durableSequence: Number(txid) });
     database.log.release(txid);
     this.#hooks.account(entry);
     entry.waits.resolve((wanted) => wanted <= txid);
@@ -185,7 +200,6 @@ export class Carrier {
     this.#reached(entry, database, snapshot.txid);
   }
 
-  /** Only for what has data in the remote stage. */
   async #carryFacts(entry: SyncEntry): Promise<void> {
     const { host, remote } = this.#context;
     const { signal } = entry.controller;
@@ -208,22 +222,23 @@ export class Carrier {
     entry.factsWaits.resolve((wanted) => wanted <= row.etagVersion);
   }
 
-  #fence(entry: SyncEntry, database: SyncedDatabase): void {
-    const failure = fencedFailure(entry.id, database.durableTxid);
-    this.#context.host.log("error", "another server writes this database; this one only reads what it has", {
+  async #fence(entry: SyncEntry, given: SyncedDatabase | undefined): Promise<void> {
+    const { host, replicas } = this.#context;
+    const database = given ?? (await host.hold(entry.id));
+    const durableTxid = database?.durableTxid ?? BigInt(host.row(entry.id)?.durableSequence ?? 0);
+    const failure = fencedFailure(entry.id, durableTxid);
+    host.log("error", "another server writes this database; this one only reads what it has", {
       database: entry.id,
-      durableSequence: String(database.durableTxid),
-      lostSequences: String(database.log.openTxid - database.durableTxid),
+      durableSequence: String(durableTxid),
+      openSequence: String(database?.log.openTxid ?? durableTxid),
     });
     entry.isFenced = true;
-    this.#context.replicas.forget(entry.id);
-    entry.openSinceMs = undefined;
-    entry.unsyncedSinceMs = undefined;
-    entry.hasNewFacts = false;
-    entry.isWanted = false;
-    database.fence(failure);
-    this.#context.host.save(entry.id, { isFenced: true });
-    this.#context.host.failPoints.reach("fence.noted");
+    replicas.forget(entry.id);
+    settle(entry);
+    database?.fence(failure);
+    if (given === undefined && database !== undefined) host.release(database);
+    host.save(entry.id, { isFenced: true });
+    host.failPoints.reach("fence.noted");
     rejectWaits(entry, failure);
     this.#hooks.account(entry);
   }

@@ -37,6 +37,9 @@ const intervalJitter = 0.2;
 
 const upkeepSoonMs = 60_000;
 
+/** After a start databases are looked at no faster than one in this time: calls go first. */
+const startPaceMs = 5;
+
 /** Failures in a row after which a database is left to the next start. */
 const closeTryCountMax = 5;
 
@@ -155,7 +158,8 @@ export class RemoteSync implements Sync {
     );
   }
 
-  async uploadAll(database: SyncedDatabase, wait: SyncWait): Promise<bigint> {
+  async uploadAll(database: SyncedDatabase, given: SyncWait): Promise<bigint> {
+    const wait = { ...given, isImpatient: true };
     for (;;) {
       const { log } = database;
       const last = log.hasOpen ? log.openTxid : log.closedTxid;
@@ -199,13 +203,17 @@ export class RemoteSync implements Sync {
   }
 
   suspect(id: string): void {
+    this.#suspect(id, this.#limits.intervalMs);
+  }
+
+  #suspect(id: string, spreadMs: number): void {
     const { clock, random } = this.#host;
     const entry = this.#entryOf(id);
     const nowMs = clock.now();
     entry.openSinceMs ??= nowMs;
     entry.unsyncedSinceMs ??= nowMs;
     entry.hasNewFacts = true;
-    if (this.#isAutomatic) this.#timetable.setBy(entry.uploadDue, nowMs + random() * this.#limits.intervalMs);
+    if (this.#isAutomatic) this.#timetable.setBy(entry.uploadDue, nowMs + random() * spreadMs);
   }
 
   retired(id: string, untilMs: number): void {
@@ -254,7 +262,9 @@ export class RemoteSync implements Sync {
 
   start({ unsynced, upkeeps, tombstones, isCatalogComplete }: FoundAtStart): void {
     for (const tombstone of tombstones) this.#tombstones.add(tombstone);
-    for (const id of unsynced) this.suspect(id);
+    const ids = [...unsynced];
+    const spreadMs = Math.max(this.#limits.intervalMs, ids.length * startPaceMs);
+    for (const id of ids) this.#suspect(id, spreadMs);
     for (const { id, atMs } of upkeeps) this.#startUpkeep(id, atMs);
     this.#discovery.start(isCatalogComplete);
   }
@@ -356,6 +366,10 @@ export class RemoteSync implements Sync {
       this.#uploadFailures++;
       entry.uploadFailures++;
       const isStores = isStoreFailure(error);
+      if (error instanceof Failure) {
+        entry.waits.rejectImpatient(error);
+        entry.factsWaits.rejectImpatient(error);
+      }
       // Less and less often: it may go on for days.
       const isTold = Number.isInteger(Math.log2(entry.uploadFailures));
       if (isTold && !(isStores && this.#health.isAway)) {

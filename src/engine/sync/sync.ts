@@ -81,6 +81,7 @@ export interface Discovered {
 
 /** What the catalog keeps for syncing. */
 export interface SyncFacts {
+  readonly durableSequence?: number;
   /** The `etagVersion` that the manifest has. */
   readonly manifestVersion?: number;
   /** When the replica needs upkeep, milliseconds since 1970; 0: it needs none. */
@@ -210,7 +211,13 @@ export interface FoundAtStart {
   readonly isCatalogComplete: boolean;
 }
 
-export type SyncWait = Pick<CallOptions, "deadlineAtMs" | "cancel">;
+export interface SyncWait extends Pick<CallOptions, "deadlineAtMs" | "cancel"> {
+  /**
+   * Rejects with what stands in the way on this side, such as a full disk, in place of waiting for it to clear up: for work
+   * that holds others up. A store that is away is waited for all the same.
+   */
+  readonly isImpatient?: boolean;
+}
 
 /** A deleted database whose remote copy is not gone yet. */
 export interface Tombstone {

@@ -5,6 +5,7 @@ import type { SyncWait } from "./sync.ts";
 
 interface Waiting<Key> {
   readonly key: Key;
+  readonly isImpatient: boolean;
   readonly end: PromiseWithResolvers<void>;
 }
 
@@ -22,9 +23,10 @@ export class Waits<Key> {
   }
 
   /** Rejects with `late()` at the deadline, with CallCancelled when the call is cancelled, or as `rejectAll` says. */
-  async wait(key: Key, { deadlineAtMs, cancel }: SyncWait, late: () => Error): Promise<void> {
+  async wait(key: Key, options: SyncWait, late: () => Error): Promise<void> {
+    const { deadlineAtMs, cancel, isImpatient = false } = options;
     if (cancel?.cancelled) throw new CallCancelled();
-    const waiting: Waiting<Key> = { key, end: Promise.withResolvers() };
+    const waiting: Waiting<Key> = { key, isImpatient, end: Promise.withResolvers() };
     const { promise, reject } = waiting.end;
     this.#waiting.add(waiting);
     const cancelTimer = this.#clock.after(Math.max(0, deadlineAtMs - this.#clock.now()), () => reject(late()));
@@ -41,6 +43,10 @@ export class Waits<Key> {
   /** Ends the wait of those whose key is met. */
   resolve(isMet: (key: Key) => boolean): void {
     for (const { key, end } of this.#waiting) if (isMet(key)) end.resolve();
+  }
+
+  rejectImpatient(failure: Error): void {
+    for (const { end, isImpatient } of this.#waiting) if (isImpatient) end.reject(failure);
   }
 
   rejectAll(failure: Error): void {
