@@ -87,7 +87,9 @@ export class HostedDatabase implements Checkpointed, SyncedDatabase {
   #row: CatalogRow;
   #factsWork: Promise<unknown> = Promise.resolve();
   readonly #handle: number;
+  /** Commits answered, and how many of them are on the local disk for sure; -1: what a WAL held before may not be. */
   #commits = 0;
+  #flushedCommits = -1;
   #position: Position;
   #durableTxid: bigint;
   #durablePosition: Position | undefined;
@@ -97,8 +99,6 @@ export class HostedDatabase implements Checkpointed, SyncedDatabase {
   #calls = 0;
   readonly #gate: WriteGate;
   readonly #idleWaits: (() => void)[] = [];
-  /** Something was committed since the last flush began. */
-  #isUnflushed = false;
   /** Queries and transactions that are open. */
   readonly #holds = new Set<Hold>();
   readonly #positionWaits: PositionWaits;
@@ -415,7 +415,7 @@ export class HostedDatabase implements Checkpointed, SyncedDatabase {
     // Also when it changed nothing: it may repeat a write that was less durable, or whose flush nobody lived to see.
     if (durability === "local") {
       if (result.committed) await this.#flush(this.wal.reportedFrames);
-      else if (this.#hasFrames()) await this.#flush();
+      else if (this.#mayHaveSeenUnflushed()) await this.#flush();
     }
     if (durability !== "remote") return answer;
     await this.#host.sync().durable(this, answer.position.sequence, options);
@@ -492,7 +492,7 @@ export class HostedDatabase implements Checkpointed, SyncedDatabase {
     this.#host.checkpoints.forget(this);
     try {
       // Nobody else would do it any more.
-      if (this.#isUnflushed && this.#fault === undefined) await this.#flush();
+      if (this.#commits > 0 && this.#flushedCommits < this.#commits && this.#fault === undefined) await this.#flush();
     } catch (error) {
       this.#host.log("warn", "the last writes of a database are not on the disk yet", { database: this.id, error });
     }
@@ -570,6 +570,7 @@ export class HostedDatabase implements Checkpointed, SyncedDatabase {
     const { id, lineage, foreignKeys } = this.#facts;
     this.#head = new Head({ id, lineage, stage, path, foreignKeys }, executors, flusher);
     this.log.rebase(this.#head);
+    this.#flushedCommits = -1;
     checkpoints.forget(this);
     this.wal = checkpoints.newWal();
     this.#retired = before;
@@ -654,7 +655,6 @@ export class HostedDatabase implements Checkpointed, SyncedDatabase {
   /** Something was committed, or may have been. */
   #advance(walFrames: number | undefined): void {
     this.#commits++;
-    this.#isUnflushed = true;
     this.#positionWaits.reached(Number(this.log.committed(walFrames)));
     this.#host.sync().committed(this);
   }
@@ -664,17 +664,25 @@ export class HostedDatabase implements Checkpointed, SyncedDatabase {
     return this.#flush();
   }
 
-  #hasFrames(): boolean {
-    return this.#host.flusher.fileSystem.sizeBytes(`${this.#head.path}-wal`) > 0;
+  /**
+   * What a statement saw was answered before it, unless it is of a transaction: those may run in another executor, whose
+   * answer is on its way.
+   */
+  #mayHaveSeenUnflushed(): boolean {
+    if (this.#flushedCommits === this.#commits && this.#holds.size === 0) return false;
+    if (this.#host.flusher.fileSystem.sizeBytes(`${this.#head.path}-wal`) > 0) return true;
+    this.#flushedCommits = this.#commits;
+    return false;
   }
 
   /** What is committed is on the local disk when it resolves; with `walFrames`, what is in so many frames of the WAL. */
   async #flush(walFrames?: number): Promise<void> {
     const head = this.#head;
-    this.#isUnflushed = false;
+    const commits = this.#commits;
     try {
       if (head.isVolatile) await this.log.seal();
       else await head.walFile.flush(walFrames);
+      this.#flushedCommits = Math.max(this.#flushedCommits, commits);
     } catch (error) {
       if (error instanceof Failure && error.reason === "STAGE_FULL") throw error;
       throw this.stop("a flush of its log failed", error);

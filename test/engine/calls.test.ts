@@ -213,14 +213,24 @@ describe("durability", () => {
     held[1]?.resolve();
     await second;
     expect(scene.engine.stats().flushes).toBe(2);
-    // Nothing was committed, but what it has seen may be less durable than was asked.
-    const seenOnly = scene.run("a", "SELECT 1", "local");
+    // Nothing was committed, and all that it has seen is flushed.
+    await scene.run("a", "SELECT count(*) FROM t", "local");
+    expect(held).toHaveLength(2);
+    // Nothing was committed, but what it has seen is less durable than was asked.
+    await scene.run("a", "INSERT INTO t VALUES (1)", "committed");
+    const seenOnly = scene.run("a", "SELECT count(*) FROM t", "local");
     await until(() => held.length === 3);
+    // Another one that sees the same waits as well, though a flush is under way.
+    const another = scene.run("a", "SELECT count(*) FROM t", "local").then(() => seen.push("another"));
     held[2]?.resolve();
     await seenOnly;
-    const closed = scene.close();
     await until(() => held.length === 4);
+    expect(seen).toEqual(["first", "second"]);
     held[3]?.resolve();
+    await another;
+    const closed = scene.close();
+    await until(() => held.length === 5);
+    held[4]?.resolve();
     await closed;
   });
 
