@@ -141,17 +141,26 @@ export class SimulatedDisk {
     if (wal?.kind === "file") wal.checkpointed = readFileSync(`${databasePath}-wal`);
   }
 
-  /** A checkpoint has ended well. */
-  checkpointed(databasePath: string): void {
-    this.#settle(databasePath);
+  /** A checkpoint has ended well, with so many frames copied. */
+  checkpointed(databasePath: string, frameCount: number): void {
+    const wal = this.#find(`${databasePath}-wal`);
+    if (wal?.kind === "file" && wal.checkpointed !== undefined) {
+      wal.flushed = withFrames(wal.checkpointed, readFileSync(`${databasePath}-wal`), frameCount);
+      wal.checkpointed = undefined;
+    }
     const database = this.#find(databasePath);
     if (database?.kind === "file") database.flushed = readFileSync(databasePath);
   }
 
-  /** What was never flushed is taken as it is: SQLite made it and has closed it. */
-  flushAll(path: string): void {
-    const node = this.#find(path);
-    if (node?.kind === "file") node.flushed = readFileSync(path);
+  /** The catalog is flushed by SQLite when it is opened and when it is closed in good order, and not in between. */
+  catalogFlushed(): void {
+    const local = this.#folder(this.localPath);
+    this.#adopt(local, this.localPath);
+    for (const [name, node] of local.names) {
+      if (!name.startsWith("catalog.sqlite") || node.kind !== "file") continue;
+      node.flushed = readFileSync(join(this.localPath, name));
+      local.durable.set(name, node);
+    }
   }
 
   /** The files as one process sees them, until it dies: from then on nothing answers. */
@@ -408,14 +417,6 @@ export class SimulatedDisk {
     for (const [name, node] of folder.names) if (node.kind === "folder") this.#adoptAll(node, join(path, name));
   }
 
-  /** A checkpoint whose end is not known: if it has copied something, it had flushed the WAL before. */
-  #settle(databasePath: string): void {
-    const wal = this.#find(`${databasePath}-wal`);
-    if (wal?.kind !== "file" || wal.checkpointed === undefined) return;
-    wal.flushed = wal.checkpointed;
-    wal.checkpointed = undefined;
-  }
-
   #survive(folder: FolderNode, from: string, to: string): FolderNode {
     mkdirSync(to, { recursive: true });
     const names = new Map(folder.durable);
@@ -458,7 +459,8 @@ export class SimulatedDisk {
     const databaseNode = folder.names.get(database);
     if (node.checkpointed !== undefined && databaseNode?.kind === "file") {
       const bytes = unlessMissing(() => readFileSync(join(from, database)));
-      if (bytes !== undefined && !bytes.equals(databaseNode.flushed)) base = node.checkpointed;
+      // It has copied something, and has flushed that before: how much is not known.
+      if (bytes !== undefined && !bytes.equals(databaseNode.flushed)) base = now;
     }
     if (now.length < 32 || now.readUInt32BE(0) >>> 1 !== walMagic >>> 1) return base;
     if (base.length >= 32 && base.subarray(0, 32).equals(now.subarray(0, 32))) return base;
@@ -467,6 +469,14 @@ export class SimulatedDisk {
     now.copy(started, 0, 0, 32);
     return started;
   }
+}
+
+/** A WAL of which so many frames are flushed besides what was flushed before. */
+function withFrames(before: Buffer, now: Buffer, frameCount: number): Buffer {
+  // Emptied, or begun anew: nothing of the life that was copied matters.
+  if (now.length < 32 || !before.subarray(0, 32).equals(now.subarray(0, 32))) return now.length === 0 ? now : before;
+  const byteCount = Math.min(now.length, 32 + frameCount * (24 + now.readUInt32BE(8)));
+  return Buffer.concat([now.subarray(0, byteCount), before.subarray(byteCount)]);
 }
 
 function mixed(flushed: Buffer, now: Buffer, random: Random): Buffer {

@@ -140,7 +140,7 @@ export class Life {
 }
 
 /** Executors of a process that may die, with the disk told of what SQLite flushes. */
-function mortalExecutors(executors: Executors, disk: SimulatedDisk, isDead: () => boolean): Executors {
+export function mortalExecutors(executors: Executors, disk: SimulatedDisk, isDead: () => boolean): Executors {
   return {
     get sqliteVersion() {
       return executors.sqliteVersion;
@@ -169,7 +169,7 @@ function mortal<T extends object>(target: T, disk: SimulatedDisk, isDead: () => 
         return result.then(
           (answer: unknown) => {
             if (isDead()) return never;
-            if (isCheckpoint) disk.checkpointed(path);
+            if (isCheckpoint) disk.checkpointed(path, (answer as { readonly done: number }).done);
             if (name === "begin") return mortal(answer as object, disk, isDead, path);
             return answer;
           },

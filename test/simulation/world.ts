@@ -16,6 +16,8 @@ import type { Random } from "./random.ts";
 
 /** Longest that anything may take, in the time of the simulation. */
 const patienceMs = 300_000;
+/** Turns of the event loop that anything may take without time going on. */
+const turnCountMax = 100_000;
 /** So much at most at one time: less than any deadline. */
 const waitSliceMs = 2_000;
 
@@ -129,6 +131,7 @@ export class World {
     const life = this.#life;
     this.say("start");
     await this.#ended("start", life, life.begin());
+    if (!life.isDead) this.disk.catalogFlushed();
     this.disk.forgetOld();
   }
 
@@ -139,7 +142,9 @@ export class World {
     if (life.isDead || this.#problem !== undefined) return false;
     this.say("close");
     await this.#ended("close", life, life.close());
-    return !life.isDead && this.#problem === undefined;
+    if (life.isDead || this.#problem !== undefined) return false;
+    this.disk.catalogFlushed();
+    return true;
   }
 
   async #ended(what: string, life: Life, work: Promise<void>): Promise<void> {
@@ -237,8 +242,11 @@ export async function turns(count: number): Promise<void> {
 
 /** Turns until nothing goes on without time: all that happens is in memory, so nothing waits but for the next turn. */
 async function quiet(look?: () => boolean): Promise<void> {
-  do await turns(1);
-  while (process.getActiveResourcesInfo().includes("Immediate") && look?.() !== true);
+  for (let count = 0; count < turnCountMax; count++) {
+    await turns(1);
+    if (!process.getActiveResourcesInfo().includes("Immediate") || look?.() === true) return;
+  }
+  throw new Violation("somebody takes turns for ever");
 }
 
 function textOf(error: unknown): string {
