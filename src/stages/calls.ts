@@ -12,3 +12,11 @@ export function checkStageCall(clock: Clock, call: StageCall): void {
 export function turn(): Promise<void> {
   return new Promise((resolve) => setImmediate(resolve));
 }
+
+/** After which a list counts as lost. */
+export const listMsMax = 60_000;
+
+/** A part of a call that ends after some time at the latest. */
+export function within(clock: Clock, call: StageCall, ms: number): StageCall {
+  return { ...call, deadlineAtMs: Math.min(call.deadlineAtMs, clock.now() + ms) };
+}

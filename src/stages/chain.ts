@@ -1,4 +1,5 @@
 /** Files of the object store applied in order, fetched ahead. */
+import type { Clock } from "../clock.ts";
 import { headerBytes } from "../ltx/header.ts";
 import { LtxFailure } from "../ltx/ltx-failure.ts";
 import type { ReplicaFile } from "../ltx/replica.ts";
@@ -40,6 +41,7 @@ export function isOfFile(error: unknown): boolean {
 }
 
 export interface ChainInput {
+  readonly clock: Clock;
   readonly store: ObjectStore;
   readonly budget: FetchBudget;
   readonly files: ReplicaFiles;
@@ -55,13 +57,13 @@ export interface ChainInput {
  * is wrong with one file.
  */
 export async function applyChain(
-  { store, budget, files, plan, open, onBytes }: ChainInput,
+  { clock, store, budget, files, plan, open, onBytes }: ChainInput,
   call: StageCall,
 ): Promise<ChainState> {
   const objects: FetchedObject[] = plan.map((file) => ({ key: files.key(file), byteCount: file.byteCount }));
   const tooShort = plan.find(({ byteCount }) => byteCount < headerBytes);
   if (tooShort !== undefined) throw new FileFailure(tooShort, new LtxFailure("truncated", "the file is too short"));
-  const sequence = new ObjectSequence(store, objects, call, { budget, onBytes });
+  const sequence = new ObjectSequence(store, objects, call, { clock, budget, onBytes });
   let sink: PageSink | undefined;
   let state: ChainState | undefined;
   const sinkOf = ({ pageSize }: { readonly pageSize: number }) => {

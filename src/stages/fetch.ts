@@ -1,6 +1,8 @@
 /** Objects as byte sources: read in parts, several at one time, handed out in order. */
+import type { Clock } from "../clock.ts";
 import { LtxFailure } from "../ltx/ltx-failure.ts";
 import { type ObjectStore, ObjectStoreError } from "../objects/object-store.ts";
+import { within } from "./calls.ts";
 import type { StageCall } from "./stage.ts";
 
 /** A bound on bytes in memory that readers share. First come, first served: whoever holds a part can hand it out. */
@@ -41,6 +43,7 @@ export class FetchBudget {
 }
 
 export interface FetchOptions {
+  readonly clock: Clock;
   readonly budget: FetchBudget;
   readonly onBytes?: ((byteCount: number) => void) | undefined;
 }
@@ -51,6 +54,9 @@ const aheadCount = 32;
 /** Large enough that the time of a request does not count; the first ones small, so that there is work at once. */
 const partBytesMax = 4 * 1024 * 1024;
 const firstPartBytes = 512 * 1024;
+
+/** After which a part counts as lost, with all that is ahead of it on a line of 64 KB a second. */
+const partMsMax = 60_000 + aheadBytes / 64;
 
 /** An object of a size that a list has told. */
 export interface FetchedObject {
@@ -191,7 +197,8 @@ export class ObjectSequence {
 
   #begin(byteCount: number): void {
     const object = this.#objects[this.#object] as FetchedObject;
-    this.#parts.push(new Part(byteCount, openPart(this.#store, object, this.#offset, byteCount, this.#call)));
+    const call = within(this.#options.clock, this.#call, partMsMax);
+    this.#parts.push(new Part(byteCount, openPart(this.#store, object, this.#offset, byteCount, call)));
     this.#aheadBytes += byteCount;
     this.#partBytes = Math.min(partBytesMax, this.#partBytes * 2);
     this.#offset += byteCount;

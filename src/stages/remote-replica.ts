@@ -21,7 +21,7 @@ import {
   sourceOf,
 } from "../objects/object-store.ts";
 import { checkHeader } from "./apply.ts";
-import { turn } from "./calls.ts";
+import { listMsMax, turn, within } from "./calls.ts";
 import { applyChain, FileFailure, isOfFile } from "./chain.ts";
 import { type FetchBudget, fetchObject, fetchPart } from "./fetch.ts";
 import type { FileHints } from "./file-hints.ts";
@@ -106,7 +106,7 @@ export class StoredReplica implements RemoteReplica {
 
   async load(call: StageCall): Promise<void> {
     const startMs = this.#context.clock.now();
-    await this.#files.load(call);
+    await this.#files.load(within(this.#context.clock, call, listMsMax));
     this.#loadedAt(startMs);
   }
 
@@ -435,8 +435,8 @@ export class StoredReplica implements RemoteReplica {
       return false;
     }
     try {
-      const { store, budget } = this.#context;
-      await applyChain({ store, budget, files: this.#files, plan: plan.files, open: () => noPages }, call);
+      const { clock, store, budget } = this.#context;
+      await applyChain({ clock, store, budget, files: this.#files, plan: plan.files, open: () => noPages }, call);
       return true;
     } catch (error) {
       if (!(error instanceof FileFailure)) throw error;

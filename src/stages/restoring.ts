@@ -1,4 +1,5 @@
 /** A database out of the object store, every byte of it checked. */
+import type { Clock } from "../clock.ts";
 import { Failure } from "../failure/failure.ts";
 import type { FileSystem } from "../files/file-system.ts";
 import { LtxFailure } from "../ltx/ltx-failure.ts";
@@ -6,6 +7,7 @@ import type { ReplicaFile } from "../ltx/replica.ts";
 import { planRestore, type RestorePlan, type RestoreTarget } from "../ltx/restore-plan.ts";
 import type { ObjectStore } from "../objects/object-store.ts";
 import type { ChainState } from "./apply.ts";
+import { listMsMax, within } from "./calls.ts";
 import { applyChain, FileFailure } from "./chain.ts";
 import type { FetchBudget } from "./fetch.ts";
 import { PagedFile } from "./paged-file.ts";
@@ -16,6 +18,7 @@ import type { DamagedFile, Restored, RestoreInput, StageCall } from "./stage.ts"
 const damagedMax = 8;
 
 export interface RestoringContext {
+  readonly clock: Clock;
   readonly store: ObjectStore;
   readonly fileSystem: FileSystem;
   readonly budget: FetchBudget;
@@ -104,7 +107,7 @@ export class Restoring {
   }
 
   async #apply({ files: plan }: RestorePlan & { readonly kind: "plan" }): Promise<ChainState> {
-    const { store, fileSystem, budget } = this.#context;
+    const { clock, store, fileSystem, budget } = this.#context;
     const { path, flush, onProgress } = this.#input;
     const bytesTotal = plan.reduce((sum, { byteCount }) => sum + byteCount, 0);
     const file = await fileSystem.openFile(path, "make");
@@ -121,7 +124,7 @@ export class Restoring {
       return sink;
     };
     try {
-      const state = await applyChain({ store, budget, files: this.#files, plan, open, onBytes }, this.#call);
+      const state = await applyChain({ clock, store, budget, files: this.#files, plan, open, onBytes }, this.#call);
       for (const sink of sinks) await sink.finish();
       return state;
     } finally {
@@ -147,7 +150,7 @@ export class Restoring {
 
   async #reload(): Promise<void> {
     this.#isFresh = true;
-    await this.#files.load(this.#call);
+    await this.#files.load(within(this.#context.clock, this.#call, listMsMax));
     if (isTime(this.#input.target)) await this.#files.loadTimes(this.#call);
   }
 }

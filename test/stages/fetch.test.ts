@@ -85,7 +85,11 @@ describe("objects in order", () => {
     const onBytes = (byteCount: number) => {
       seen += byteCount;
     };
-    const sequence = new ObjectSequence(store, objects, call(), { budget: new FetchBudget(8_000_000), onBytes });
+    const sequence = new ObjectSequence(store, objects, call(), {
+      clock: systemClock,
+      budget: new FetchBudget(8_000_000),
+      onBytes,
+    });
     for (const object of objects) {
       const chunks: Uint8Array[] = [];
       for await (const chunk of sequence.next(object)) chunks.push(chunk);
@@ -102,7 +106,7 @@ describe("objects in order", () => {
     await store.put("o/1", randomBytes(6_000_000), call());
     const budget = new FetchBudget(4_000_000);
     const object = { key: "o/1", byteCount: 6_000_000 };
-    const sequence = new ObjectSequence(store, [object], call(), { budget });
+    const sequence = new ObjectSequence(store, [object], call(), { clock: systemClock, budget });
     for await (const _ of sequence.next(object)) break;
     await sequence.close();
     expect(store.awaitedBytes).toBe(0);
