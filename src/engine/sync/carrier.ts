@@ -109,7 +109,7 @@ export class Carrier {
       }
       await this.#store(entry, database, replica, batch);
       // After an unclean end two numbers may be owed, and nobody commits to make the second one due.
-      const isOwed = log.hasOpen && entry.openSinceMs === undefined;
+      const isOwed = log.hasOpen && (entry.openSinceMs === undefined || entry.waits.count > 0);
       if (!entry.isWanted && !isOwed && log.pending().length === 0) break;
     }
     entry.unsyncedSinceMs = entry.openSinceMs;

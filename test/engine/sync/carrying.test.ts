@@ -401,6 +401,18 @@ describe("after a start", () => {
     expect([...next.bucket.keys()].filter((key) => key.includes("0000/"))).toHaveLength(4);
   });
 
+  it("who asks for it gets all that was left, also where nothing is carried by itself", async () => {
+    const scene = await SyncScene.open({ isAutomatic: false });
+    const database = scene.database("a");
+    database.log.startAt(1n, 3n);
+    await database.log.reclose(1n);
+    scene.sync.start({ unsynced: ["a"], upkeeps: [], tombstones: [], isCatalogComplete: true });
+    await scene.pass(10_000);
+    expect(database.durableTxid).toBe(0n);
+    await scene.sync.durable(database, 3n, scene.wait());
+    expect(database.durableTxid).toBe(3n);
+  });
+
   it("an upload that was stored though nobody learnt it is recognised", async () => {
     const scene = await SyncScene.open();
     const database = scene.database("a");
