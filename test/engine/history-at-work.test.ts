@@ -1,5 +1,6 @@
 import { describe, expect, it, onTestFinished } from "vitest";
 import type { HistoryTarget, OperationInfo, Position } from "../../src/engine/engine.ts";
+import { nodeFileSystem } from "../../src/files/file-system.ts";
 import type { MemoryBucket } from "../support/memory-object-store.ts";
 import { temporaryFolders } from "../support/temporary-folder.ts";
 import { statement } from "./fixtures.ts";
@@ -130,6 +131,24 @@ describe("a restore", () => {
     await failureOf(transaction.execute(statement("SELECT a FROM t"), scene.options()), "TRANSACTION_NOT_OPEN");
     expect(transaction.isOpen).toBe(false);
     expect(await value(scene, "d")).toBe(1);
+  });
+
+  it("brings a database back that is stopped, without what it had not uploaded", async () => {
+    let isBroken = false;
+    const flush = async (descriptor: number) => {
+      if (isBroken) throw Object.assign(new Error("the disk is broken"), { code: "EIO", syscall: "fdatasync" });
+      await nodeFileSystem.flush(descriptor);
+    };
+    const scene = await open({ fileSystem: { ...nodeFileSystem, flush } });
+    const [, two] = await historic(scene, "d");
+    isBroken = true;
+    await failureOf(scene.run("d", "UPDATE t SET a = 7", "local"), "DATABASE_FAULTED");
+    isBroken = false;
+    expect((await scene.engine.getDatabase("d")).state).toBe("faulted");
+    expectDone(await restore(scene, "d", { position: two }));
+    expect((await scene.engine.getDatabase("d")).state).toBe("ready");
+    expect(await value(scene, "d")).toBe(2);
+    await scene.run("d", "UPDATE t SET a = 8", "local");
   });
 
   it("gives way to the deletion of its database", async () => {
