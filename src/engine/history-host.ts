@@ -124,7 +124,8 @@ export function historyHost(parts: HistoryHostParts): HistoryHost {
         free = await folder.drop(id);
       }
     } catch (error) {
-      throw localStageFailure(error);
+      // Gone already, where an earlier try came that far.
+      if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw localStageFailure(error);
     }
     catalog.put({
       ...before,

@@ -131,7 +131,8 @@ export class History {
       ...restoreTask(id, lineage),
       key: targetKey(row.lineage, target),
       request,
-      run: (progress) => this.#runRestore(id, lineage, target, progress),
+      // Only when its turn has come: until then the database takes writes.
+      run: (progress) => this.#withPlace(progress, () => this.#runRestore(id, lineage, target, progress)),
     });
     return operations.wait(started.id, wait);
   }
@@ -190,7 +191,8 @@ export class History {
       locks: [newId],
       request,
       input: { newId, lineage },
-      run: (progress) => this.#runFork({ id, newId, source, request }, lineage, progress),
+      run: (progress) =>
+        this.#withPlace(progress, () => this.#runFork({ id, newId, source, request }, lineage, progress)),
     };
   }
 
@@ -285,10 +287,8 @@ export class History {
     let isCommitted = false;
     let isPublished = false;
     try {
-      await this.#withPlace(progress, async () => {
-        await this.#uploadNewest(row, true, progress);
-        await this.#copy(row, target, prefix, progress);
-      });
+      await this.#uploadNewest(row, true, progress);
+      await this.#copy(row, target, prefix, progress);
       failPoints.reach("restore.stored");
       progress.commit();
       isCommitted = true;
@@ -296,7 +296,7 @@ export class History {
       const manifest = await this.#publishRestore(row, { lineage, prefix }, keepUntilMs, progress);
       isPublished = true;
       failPoints.reach("restore.published");
-      await this.#switch(manifest);
+      await this.#switch(manifest, progress);
       sync.retired(id, keepUntilMs);
     } catch (error) {
       // At the end of the server nobody may know whether it was published: the next start asks.
@@ -334,10 +334,8 @@ export class History {
     let stored: Stored;
     let manifest: Manifest;
     try {
-      stored = await this.#withPlace(progress, async () => {
-        if (needsNewest(row, source)) await this.#uploadNewest(row, false, progress);
-        return this.#copy(row, source, prefix, progress);
-      });
+      if (needsNewest(row, source)) await this.#uploadNewest(row, false, progress);
+      stored = await this.#copy(row, source, prefix, progress);
       manifest = manifestOf(stored.pageSize);
       failPoints.reach("fork.stored");
       progress.commit();
@@ -363,7 +361,7 @@ export class History {
     const stored = await this.#untilKnown(progress, (call) => remote.manifests.read(id, call));
     if (stored?.manifest.lineage === lineage) {
       const retired = stored.manifest.retired.find((each) => each.lineage === row.lineage);
-      await this.#switch(stored.manifest);
+      await this.#switch(stored.manifest, progress);
       if (retired !== undefined) this.#host.sync.retired(id, retired.keepUntilMs);
       this.#host.failPoints.reach("restore.end");
       this.#warm(id);
@@ -543,10 +541,25 @@ export class History {
     });
   }
 
-  /** From the old history to the published one. */
-  async #switch({ id, lineage, prefix, etagVersion }: Manifest): Promise<void> {
+  /**
+   * From the old history to the published one. There is no way back: what stands in the way, a full disk say, is tried again,
+   * and the database takes no writes until then.
+   */
+  async #switch({ id, lineage, prefix, etagVersion }: Manifest, progress: Progress): Promise<void> {
     await this.#host.sync.forget(id, new Failure("LINEAGE_CHANGED", { lineage }));
-    await this.#host.replaceHistory(id, { lineage, remotePrefix: prefix, manifestVersion: etagVersion });
+    for (let waitMs = retryStartMs; ; waitMs = Math.min(2 * waitMs, retryMsMax)) {
+      try {
+        await this.#host.replaceHistory(id, { lineage, remotePrefix: prefix, manifestVersion: etagVersion });
+        break;
+      } catch (error) {
+        if (progress.signal.aborted) throw new Failure("SHUTTING_DOWN", {}, { cause: error });
+        this.#host.log("error", "the files of a restored database could not be exchanged; it is tried again", {
+          database: id,
+          error,
+        });
+      }
+      await this.#pause(waitMs, progress);
+    }
     this.#host.failPoints.reach("restore.dropped");
   }
 
@@ -634,6 +647,8 @@ export class History {
       await turn.promise;
       forgetCancel();
       this.#waiting.delete(turn.resolve);
+      // It may have been this one's turn: then it is the next one's.
+      if (progress.signal.aborted) this.#wakeNext();
       progress.check();
     }
     this.#copies++;
@@ -642,9 +657,13 @@ export class History {
       return await run();
     } finally {
       this.#copies--;
-      const [next] = this.#waiting;
-      next?.();
+      this.#wakeNext();
     }
+  }
+
+  #wakeNext(): void {
+    const [next] = this.#waiting;
+    next?.();
   }
 }
 

@@ -43,6 +43,7 @@ class Bench {
   readonly bucket: MemoryBucket = new Map();
   readonly rows = new Map<string, CatalogRow>();
   readonly switched: NewHistory[] = [];
+  switchFailures = 0;
   readonly retired: string[] = [];
   readonly lines: string[] = [];
   readonly reached: FailPoint[] = [];
@@ -123,6 +124,10 @@ class Bench {
       open: async () => undefined,
       setSuccessor: async (id, successor) => this.change(id, { successor }),
       replaceHistory: async (id, next) => {
+        if (this.switchFailures > 0) {
+          this.switchFailures--;
+          throw new Failure("STAGE_FULL", { stage: "local" });
+        }
         this.switched.push(next);
         this.change(id, { ...next, successor: undefined, sequence: 1, durableSequence: 1 });
       },
@@ -439,6 +444,41 @@ describe("restore", () => {
       if (point === "restore.published") bench.operations.cancel(id());
     };
     expectDone(await bench.restore("d", at(row, 1)));
+  });
+});
+
+describe("copies", () => {
+  it("run one after another where one is allowed, and a cancelled one does not take the turn of the next", async () => {
+    const row = await bench.make("d", 2, startMs);
+    const other = await bench.make("e", 2, startMs);
+    const gate = Promise.withResolvers<void>();
+    const soon = { waitMs: 0, cancel: undefined };
+    let isFirst = true;
+    bench.faults = (operation, key) => {
+      if (!isFirst || operation !== "put" || !key.startsWith("d/")) return [];
+      isFirst = false;
+      gate.resolve();
+      return [{ kind: "delay", ms: 2_000 }];
+    };
+    const first = await bench.restore("d", at(row, 1), { wait: soon });
+    await gate.promise;
+    const second = await bench.restore("e", at(other, 1), { wait: soon });
+    const third = await bench.fork("e", "f", at(other, 2), { wait: soon });
+    // One that waits for its turn has changed nothing yet.
+    expect(bench.row("e").successor).toBeUndefined();
+    bench.operations.cancel(second.id);
+    expectDone(await bench.operations.wait(first.id, wait));
+    expect((await bench.operations.wait(second.id, wait)).error?.reason).toBe("OPERATION_CANCELLED");
+    expectDone(await bench.operations.wait(third.id, wait));
+    expect([await bench.value("d"), await bench.value("e"), await bench.value("f")]).toEqual([1, 2, 2]);
+  });
+
+  it("that are published are switched to, however often that fails", async () => {
+    const row = await bench.make("d", 2, startMs);
+    bench.switchFailures = 2;
+    expectDone(await bench.restore("d", at(row, 1)));
+    expect(bench.switchFailures).toBe(0);
+    expect(bench.row("d")).toMatchObject({ sequence: 1, successor: undefined });
   });
 });
 
