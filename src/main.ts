@@ -2,11 +2,12 @@
 import { randomBytes } from "node:crypto";
 import { enableCompileCache, flushCompileCache } from "node:module";
 import { availableParallelism } from "node:os";
-import { join, resolve } from "node:path";
+import { join } from "node:path";
 import { setFlagsFromString } from "node:v8";
 import { systemClock } from "./clock.ts";
 import type { Log } from "./observe/log.ts";
-import { loadSettings, processEnvironment, type Settings, SettingsError } from "./settings/settings.ts";
+import { storagePlaces } from "./settings/places.ts";
+import { loadSettings, processEnvironment, type Settings, SettingsError, usesS3 } from "./settings/settings.ts";
 import { startExecutors } from "./sqlite/pool.ts";
 
 /** By name: their modules are loaded late. */
@@ -125,12 +126,18 @@ async function main(): Promise<void> {
   setImmediate(flushCompileCache);
 }
 
-function announce({ server, storage }: Settings, port: number, log: Log): void {
+function announce(settings: Settings, port: number, log: Log): void {
+  const { server } = settings;
+  const { localDirectoryPath: storage, objectStore } = storagePlaces(settings);
+  // The origin alone: a URL may hold a password.
+  const endpoint = objectStore.endpoint === undefined ? "AWS" : new URL(objectStore.endpoint).origin;
+  const remote = usesS3(settings) ? `bucket ${objectStore.bucket} at ${endpoint}` : objectStore.directoryPath;
   const address = `${server.host.includes(":") ? `[${server.host}]` : server.host}:${port}`;
   const isTls = server.tlsCertificatePath !== undefined;
   log.info(`serves gRPC, gRPC-Web and Connect on ${isTls ? "https" : "http"}://${address}`, {
     port,
-    storage: resolve(storage.localDirectoryPath),
+    storage,
+    ...(settings.stages.persistenceStage === 3 ? { remote } : {}),
   });
   log.warn("authentication is off: whoever reaches the port may do everything");
   const security = isTls ? "" : "-plaintext ";

@@ -73,6 +73,7 @@ describe("the program", () => {
     expect(server.output).toContain(`http://127.0.0.1:${server.port}`);
     expect(server.output).toMatch(/authentication is off/);
     expect(server.output).toContain("grpcurl -plaintext");
+    expect(server.output).toMatch(/"remote":"[^"]+\/storage\/remote"/);
     expect(await server.end("SIGTERM")).toBe(0);
   });
 
