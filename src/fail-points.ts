@@ -51,10 +51,12 @@ export const failPoints = [
   "snapshot.stored",
   "expire.begin",
   "expire.end",
-  // The remote copy of a deleted database goes: nothing is gone; the manifest is; the objects are; the local trace is.
+  // The remote copy of a deleted database goes: nothing is gone; the manifest is; the objects are; the catalog has
+  // forgotten it for good; the local trace is gone.
   "tombstone.begin",
   "tombstone.unpublished",
   "tombstone.emptied",
+  "catalog.flushed",
   "tombstone.end",
   // Another server has taken the history: noted on the disk.
   "fence.noted",

@@ -157,6 +157,8 @@ export class Catalog {
     local: { count: 0, bytes: 0 },
   };
   #agrees = true;
+  /** Since the last flush. */
+  #hasDeletions = false;
 
   private constructor(database: Database.Database, wasClean: boolean, damage: string | undefined) {
     this.#database = database;
@@ -374,7 +376,26 @@ export class Catalog {
 
   delete(id: string): void {
     const gone = this.#write(() => this.#delete.get(id)) as Pick<Stored, "head" | "size_bytes"> | undefined;
-    if (gone !== undefined) this.#count(gone, -1);
+    if (gone === undefined) return;
+    this.#count(gone, -1);
+    this.#hasDeletions = true;
+  }
+
+  /**
+   * What was deleted stays so when the machine dies; otherwise a dying machine may bring rows back. One flush for all that
+   * were deleted since the last one.
+   */
+  flushDeletions(): void {
+    if (!this.#hasDeletions) return;
+    this.#write(() => {
+      this.#database.pragma("synchronous = FULL");
+      try {
+        this.#database.pragma("wal_checkpoint(PASSIVE)");
+      } finally {
+        this.#database.pragma("synchronous = OFF");
+      }
+    });
+    this.#hasDeletions = false;
   }
 
   /** All of them in one transaction. Ids that are gone are passed over. */

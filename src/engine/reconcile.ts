@@ -39,6 +39,10 @@ export async function reconcile(context: ReconcileContext): Promise<void> {
   for (const id of toInspect) rows.push(await inspected(context, id, await folder.inspect(id)));
 
   catalog.inTransaction(() => {
+    // Rows that a dying machine has brought back.
+    for (const { facts } of folder.traces) {
+      if (!found.has(facts.id) && catalog.get(facts.id)?.lineage === facts.lineage) catalog.delete(facts.id);
+    }
     for (const id of gone) withoutFolder(context, id);
     for (const row of rows) catalog.put(row);
   });

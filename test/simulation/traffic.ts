@@ -384,7 +384,9 @@ export class Traffic {
     // The commit is there, and only the bucket has not answered in time.
     if (reason === "REMOTE_NOT_REACHED")
       for (const write of writes) model.acknowledge(write, undefined, undefined, "committed", ++this.#at);
-    else if (this.#isMissing(model, reason) || this.#isTableless(model, error) || refusals.has(reason))
+    else if (reason === "STAGE_FULL" && this.diskFailed) {
+      // It is committed, and only what was to make it durable had no room; or it was refused before.
+    } else if (this.#isMissing(model, reason) || this.#isTableless(model, error) || refusals.has(reason))
       for (const write of writes) model.refuse(write);
     else if (reason === "TRANSACTION_EXPIRED" || reason === "TRANSACTION_NOT_OPEN")
       for (const write of writes) model.refuse(write);
@@ -530,10 +532,10 @@ export class Traffic {
         this.#say(operation);
         if (operation.error !== undefined) this.#acceptOperation(model, operation.error);
         if (!operation.done || operation.error !== undefined || verb === "promote") return;
-        const reached = target ?? (await engine.getDatabaseStage(id)).stage;
+        const { residencies } = await engine.getDatabaseStage(id);
         if (life.isDead) return;
-        if (reached === "remote") model.promise("disk", 0, before);
-        else if (reached === "local") model.promise("machine", 0, before);
+        // One that is there already, and only has a copy closer, is left alone.
+        if (residencies.every(({ stage }) => stage === "remote")) model.promise("disk", 0, before);
       } catch (error) {
         if (!life.isDead) this.#acceptOperation(model, error);
       }

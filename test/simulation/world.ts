@@ -223,6 +223,7 @@ export class World {
       betweenStage: this.#options.betweenStage,
       onReach: (point) => {
         this.reached.add(point);
+        if (point === "catalog.flushed") this.disk.catalogFlushed();
         const { armed } = this;
         if (armed?.point !== point || --armed.left > 0) return;
         this.say(`reached ${point}`);

@@ -68,7 +68,12 @@ export function openSync(options: EngineOptions, engine: SyncEngine): OpenedSync
     id: trace.facts.id,
     lineage: trace.facts.lineage,
     prefix: prefixOf(remote, trace.facts),
-    done: () => trace.remove(),
+    done: async () => {
+      // Until then the trace says that what a dying machine brings back is deleted.
+      catalog.flushDeletions();
+      failPoints.reach("catalog.flushed");
+      await trace.remove();
+    },
   });
   return {
     sync,
