@@ -62,7 +62,7 @@ async function readLog(
   earlier: readonly string[],
 ): Promise<Pick<LocalCopies, "logPath" | "batches" | "parts" | "hasGap" | "problems">> {
   const batches: LogBatch[] = [];
-  const parts: Part[] = [];
+  const parts: (Part & { readonly txid: bigint })[] = [];
   const problems = [...earlier];
   const names = [...(await fileSystem.list(logPath))].sort();
   for (const name of names) {
@@ -76,7 +76,8 @@ async function readLog(
     try {
       const file = { path, byteCount: fileSystem.sizeBytes(path), header: decodeHeader(start) };
       if (parsePartName(name) === undefined) batches.push(batchOf(file));
-      else parts.push(file);
+      // Their names say which batch they are of; not all of them carry its number.
+      else parts.push({ ...file, txid });
     } catch (error) {
       if (!(error instanceof LtxFailure)) throw error;
       problems.push(`${path}: ${sentenceOf(error)}`);
@@ -84,8 +85,8 @@ async function readLog(
   }
   // Parts that are left of a closed batch are in its file.
   const closedTxid = batches.at(-1)?.txid ?? 0n;
-  const openTxid = parts.at(-1)?.header.maxTxid ?? 0n;
-  const open = parts.filter(({ header }) => header.maxTxid === openTxid && openTxid > closedTxid);
+  const openTxid = parts.at(-1)?.txid ?? 0n;
+  const open = parts.filter(({ txid }) => txid === openTxid && openTxid > closedTxid);
   return { logPath, batches, parts: open, hasGap: names.includes("gap"), problems };
 }
 
