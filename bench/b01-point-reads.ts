@@ -46,7 +46,7 @@ async function run(bench: Bench): Promise<BenchmarkResult> {
   };
   const rates = { bare: [] as number[], persisto: [] as number[], stock: [] as number[] };
   const cpu = { bare: [] as number[], persisto: [] as number[], stock: [] as number[], executors: [] as number[] };
-  await inTurn(bench.short ? 3 : 7, ["bare", "persisto", "stock"], async (name, round) => {
+  await inTurn(bench.short ? 2 : 7, ["bare", "persisto", "stock"], async (name, round) => {
     const target = targets[name];
     const executors = server.executorPids();
     const before = sum(target.pids());
@@ -57,7 +57,7 @@ async function run(bench: Bench): Promise<BenchmarkResult> {
       frame,
       connections: 8,
       streams: 16,
-      seconds: round === 0 ? 3 : bench.short ? 1 : 2,
+      seconds: bench.short ? 1 : round === 0 ? 3 : 2,
       answerBytes: target.answerBytes,
     });
     if (round === 0) return;

@@ -51,7 +51,7 @@ async function run(bench: Bench): Promise<BenchmarkResult> {
   const gathered = { puts: [] as number[], writesPerPut: [] as number[] };
   const shared = { rate: [] as number[], writesPerPut: [] as number[] };
   const rounds = bench.short ? 1 : 3;
-  for (let round = 0; round <= rounds; round++) {
+  for (let round = bench.short ? 1 : 0; round <= rounds; round++) {
     const seconds = bench.short ? 3 : 10;
     for (const { count, p50, p99, puts } of waiting) {
       const answer = await write(databases.slice(0, count), Durability.REMOTE, seconds, count);
@@ -80,6 +80,7 @@ async function run(bench: Bench): Promise<BenchmarkResult> {
         values: p50,
         target: atMost(latencyMs + 40),
         unit: "ms",
+        isOfMachine: true,
       })),
       { name: "writes of one database that share a PUT", values: shared.writesPerPut, target: atLeast(10) },
       {

@@ -12,9 +12,9 @@ const createConcurrency = 32;
 const settleMs = 3_000;
 
 async function run(bench: Bench): Promise<BenchmarkResult> {
-  const knownCount = bench.short ? 1_000 : 10_000;
-  const openCount = bench.short ? 200 : 1_000;
-  const idleSeconds = bench.short ? 5 : 60;
+  const knownCount = bench.short ? 500 : 10_000;
+  const openCount = bench.short ? 100 : 1_000;
+  const idleSeconds = bench.short ? 3 : 60;
   const known = Array.from({ length: knownCount }, (_, index) => `known-${index}`);
   const store = await startStore(bench, 0);
   const options = {
@@ -44,10 +44,10 @@ async function run(bench: Bench): Promise<BenchmarkResult> {
     chosen.map((database) => ({ frame: insertFrame(database).toString("base64"), contains: "" }));
   // A server that works is larger than one that does not: that is not the databases' doing.
   const few = known.slice(0, 4);
-  await load(loading, { ...question, calls: framesOf(few), seconds: bench.short ? 2 : 5 });
+  await load(loading, { ...question, calls: framesOf(few), seconds: bench.short ? 1 : 5 });
   const working = { memory: sumOf(server, residentMiB), descriptors: sumOf(server, descriptorCount) };
   const used = known.slice(0, openCount);
-  const answer = await load(loading, { ...question, calls: framesOf(used), seconds: bench.short ? 3 : 10 });
+  const answer = await load(loading, { ...question, calls: framesOf(used), seconds: bench.short ? 2 : 10 });
   if (answer.callsAnswered < openCount) throw new Error(`only ${answer.callsAnswered} of ${openCount} were used`);
   const open = { memory: sumOf(server, residentMiB), descriptors: sumOf(server, descriptorCount) };
   const opened = openCount - few.length;
@@ -60,19 +60,22 @@ async function run(bench: Bench): Promise<BenchmarkResult> {
         values: [((open.memory - working.memory) * 1024) / opened],
         target: atMost(200),
         unit: "KiB",
+        // Few databases are lost in what a heap grows and shrinks by.
+        isOfMachine: bench.short,
       },
       {
         name: "descriptors of a database in use",
         values: [(open.descriptors - working.descriptors) / opened],
         target: atMost(4),
       },
-      { name: "ready after a restart", values: [readyMs], target: atMost(1_000), unit: "ms" },
+      { name: "ready after a restart", values: [readyMs], target: atMost(1_000), unit: "ms", isOfMachine: true },
       { name: "PUTs while all are idle", values: [puts], target: atMost(0) },
       {
         name: "processor while all are idle, of one core",
         values: [idleCpuMs / (idleSeconds * 10)],
         target: atMost(1),
         unit: "%",
+        isOfMachine: true,
       },
     ],
     figures: [

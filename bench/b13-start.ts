@@ -14,7 +14,7 @@ async function run(bench: Bench): Promise<BenchmarkResult> {
   const first = await startServer({ folder: bench.folder, prefix: bench.placement.servers, settings: staysLocal });
   await createDatabase(first.port, "points", pointTable).finally(() => first.stop());
   const times = { node: [] as number[], persisto: [] as number[] };
-  await inTurn(bench.short ? 7 : 15, ["node", "persisto"], async (name, round) => {
+  await inTurn(bench.short ? 5 : 15, ["node", "persisto"], async (name, round) => {
     const ms = name === "node" ? await startNode() : await startToAnswer(bench);
     if (round === 0) return;
     times[name].push(ms);

@@ -15,6 +15,8 @@ export interface Ratio {
   /** Undefined: reported without a target. */
   readonly target: Target | undefined;
   readonly unit?: string;
+  /** What else runs on the machine decides it as much as we do: reported, and fails nobody. */
+  readonly isOfMachine?: boolean;
 }
 
 export interface Target {

@@ -37,14 +37,11 @@ export function ratioLine(id: string, ratio: Ratio): string {
   return `${id} ${ratio.name}: ${format(value)}${unit} (${spread(ratio.values)})${verdict}`;
 }
 
-/**
- * Ratios so far from their target that noise does not explain it. Tails are reported and fail nobody: on a shared machine
- * they are mostly its own.
- */
+/** Ratios so far from their target that noise does not explain it. */
 export function largeLosses(entries: readonly ReportEntry[]): string[] {
   return entries.flatMap(({ id, result }) =>
     result.ratios
-      .filter((ratio) => !ratio.name.startsWith("p99"))
+      .filter((ratio) => ratio.isOfMachine !== true)
       .filter((ratio) => ratio.target !== undefined && largeLoss(ratio.target, median(ratio.values)))
       .map((ratio) => ratioLine(id, ratio)),
   );
