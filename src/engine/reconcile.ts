@@ -100,7 +100,8 @@ async function inspected(context: ReconcileContext, id: string, found: FoundData
   const sequence = Number(txid) + (isSealed && before !== undefined ? 1 : 2);
   return {
     ...newRowColumns,
-    ...before,
+    // What its remote copy needs, or still keeps of a history that was replaced, nobody knows any more: it is looked at.
+    ...(before ?? { upkeepAtMs: context.nowMs }),
     ...facts,
     ...(canBeRepaired ? { head: "none" as const } : {}),
     state: hasFile || canBeRepaired ? "ready" : "faulted",
