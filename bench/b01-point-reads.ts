@@ -46,7 +46,7 @@ async function run(bench: Bench): Promise<BenchmarkResult> {
   };
   const rates = { bare: [] as number[], persisto: [] as number[], stock: [] as number[] };
   const cpu = { bare: [] as number[], persisto: [] as number[], stock: [] as number[], executors: [] as number[] };
-  await inTurn(bench.short ? 2 : 7, ["bare", "persisto", "stock"], async (name, round) => {
+  await inTurn(bench.short ? 2 : 5, ["bare", "persisto", "stock"], async (name, round) => {
     const target = targets[name];
     const executors = server.executorPids();
     const before = sum(target.pids());

@@ -11,7 +11,7 @@ async function run(bench: Bench): Promise<BenchmarkResult> {
   const ports = { bare: echoPort, persisto: server.port };
   const p50 = { bare: [] as number[], persisto: [] as number[] };
   const p99 = { bare: [] as number[], persisto: [] as number[] };
-  await inTurn(bench.short ? 2 : 7, ["bare", "persisto"], async (name, round) => {
+  await inTurn(bench.short ? 2 : 5, ["bare", "persisto"], async (name, round) => {
     const path = `${service}/Execute`;
     if (round === 0) {
       // Both are measured when their code is compiled, which takes more calls than come one at a time.

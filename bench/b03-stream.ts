@@ -28,7 +28,7 @@ async function run(bench: Bench): Promise<BenchmarkResult> {
   const idle = { server: residentMiB(server.pid), executors: residentSum(executors) };
   const times = { iterate: [] as number[], rows: [] as number[], columns: [] as number[] };
   const memory = { server: [] as number[], executors: [] as number[] };
-  await inTurn(bench.short ? 2 : 7, ["iterate", "rows", "columns"], async (name, round) => {
+  await inTurn(bench.short ? 2 : 5, ["iterate", "rows", "columns"], async (name, round) => {
     let ms: number;
     let counted: number;
     if (name === "iterate") {

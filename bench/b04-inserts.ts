@@ -36,7 +36,7 @@ async function run(bench: Bench): Promise<BenchmarkResult> {
   const cpu = { server: [] as number[], executors: [] as number[] };
   let acknowledgedOne = 1;
   let acknowledgedMany = 0;
-  await inTurn(bench.short ? 2 : 7, ["bare", "one", "full", "many", "bareMany"], async (name, round) => {
+  await inTurn(bench.short ? 2 : 5, ["bare", "one", "full", "many", "bareMany"], async (name, round) => {
     const seconds = bench.short ? 1 : 2;
     const path = `${service}/Execute`;
     const shape = { path, connections: 8, streams: 8, seconds };

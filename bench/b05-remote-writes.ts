@@ -50,12 +50,10 @@ async function run(bench: Bench): Promise<BenchmarkResult> {
   const waiting = groups.map((count) => ({ count, p50: [] as number[], p99: [] as number[], puts: [] as number[] }));
   const gathered = { puts: [] as number[], writesPerPut: [] as number[] };
   const shared = { rate: [] as number[], writesPerPut: [] as number[] };
-  const rounds = bench.short ? 1 : 3;
-  for (let round = bench.short ? 1 : 0; round <= rounds; round++) {
-    const seconds = bench.short ? 3 : 10;
+  for (let round = 1; round <= (bench.short ? 1 : 2); round++) {
+    const seconds = bench.short ? 3 : 8;
     for (const { count, p50, p99, puts } of waiting) {
       const answer = await write(databases.slice(0, count), Durability.REMOTE, seconds, count);
-      if (round === 0) continue;
       p50.push(answer.p50Micros / 1000);
       p99.push(answer.p99Micros / 1000);
       puts.push(answer.puts / seconds);
@@ -64,7 +62,6 @@ async function run(bench: Bench): Promise<BenchmarkResult> {
     const quietSeconds = syncIntervalSeconds * (bench.short ? 1 : 2);
     const quiet = await write(databases, Durability.COMMITTED, quietSeconds, databases.length);
     const joined = await write(databases.slice(0, 1), Durability.REMOTE, bench.short ? 1 : 3);
-    if (round === 0) continue;
     gathered.puts.push(quiet.puts / quietSeconds);
     gathered.writesPerPut.push(quiet.callsAnswered / Math.max(1, quiet.puts));
     shared.rate.push(joined.callsPerSecond);

@@ -28,7 +28,7 @@ async function run(bench: Bench): Promise<BenchmarkResult> {
   let written = 0;
   /** The longest time a write took while `work` was under way, and how long that took. */
   const longestDuring = async (work: () => Promise<void>) => {
-    const seconds = bench.short ? 2 : 5;
+    const seconds = bench.short ? 2 : 4;
     const writing = load(loading, { ...question, seconds, callsPerSecond: writesPerSecond });
     await new Promise((resolve) => setTimeout(resolve, 300));
     const startedAt = performance.now();
@@ -38,7 +38,7 @@ async function run(bench: Bench): Promise<BenchmarkResult> {
     return { pauseMs: answer.maxMicros / 1000, tookMs: performance.now() - startedAt };
   };
   const pauses = { none: [] as number[], promotion: [] as number[], demotion: [] as number[] };
-  const rounds = bench.short ? 1 : 5;
+  const rounds = bench.short ? 1 : 3;
   for (let round = 0; round <= rounds; round++) {
     const none = await longestDuring(async () => undefined);
     const promotion = await longestDuring(() => client.move("promote", database, Stage.MEMORY));

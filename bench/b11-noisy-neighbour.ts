@@ -56,7 +56,7 @@ async function run(bench: Bench): Promise<BenchmarkResult> {
   bench.onEnd(async () => noise.stop());
   const p50 = { without: [] as number[], with: [] as number[] };
   const p99 = { without: [] as number[], with: [] as number[] };
-  await inTurn(bench.short ? 2 : 7, ["without", "with"], async (name, round) => {
+  await inTurn(bench.short ? 2 : 5, ["without", "with"], async (name, round) => {
     const question = {
       port: server.port,
       path: `${service}/Execute`,

@@ -31,7 +31,7 @@ async function run(bench: Bench): Promise<BenchmarkResult> {
     await store.setLatency(latencyMs);
     const times = { hydration: [] as number[], download: [] as number[] };
     const requests: number[] = [];
-    const rounds = bench.short ? 2 : 5;
+    const rounds = bench.short ? 2 : 4;
     for (let round = 0; round <= rounds; round++) {
       await store.counts();
       const startedAt = performance.now();
