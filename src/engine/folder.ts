@@ -5,7 +5,7 @@
  *   databases/<id>/database.json            its facts
  *   databases/.new-<random>/                being made; the rename to <id> is the moment of creation
  *   databases/<id>/log/                     its log, see log/log-folder.ts
- *   databases/.dropped-<random>/            being removed; the remote stage has the database
+ *   databases/.dropped-<random>/            being removed: the database is in the remote stage, or was never there
  *   databases/.deleted-<random>/            being removed; the rename to it is the moment of deletion. Of a database with a
  *                                           remote copy database.json stays there until that copy is gone
  */
@@ -146,7 +146,10 @@ export class Folder {
     }
   }
 
-  /** Takes the local copy of a database away that lives on elsewhere. Returns what frees its files. */
+  /**
+   * Takes the name away: from here on nothing of the database is here, whatever happens. It lives on in the remote stage, or is
+   * deleted and was never there. Returns what frees its files.
+   */
   async drop(id: string): Promise<() => Promise<void>> {
     const path = join(this.#root, `.dropped-${this.#randomName()}`);
     await this.#fileSystem.rename(this.#path(id), path);
@@ -154,15 +157,7 @@ export class Folder {
     return () => this.#fileSystem.remove(path);
   }
 
-  /** Takes the name away: from here on the database is gone, whatever happens. Returns what frees its files. */
-  async delete(id: string): Promise<() => Promise<void>> {
-    const path = join(this.#root, `.deleted-${this.#randomName()}`);
-    await this.#fileSystem.rename(this.#path(id), path);
-    await this.#fileSystem.flushFolder(this.#root);
-    return () => this.#fileSystem.remove(path);
-  }
-
-  /** The same for a database that may have a remote copy, and a folder or none: a trace is kept that names what has to go. */
+  /** Deletes a database that may have a remote copy, and a folder or none: a trace is kept that names what has to go. */
   async deleteKeepingTrace(facts: Facts): Promise<DeletedTrace> {
     const path = join(this.#root, `.deleted-${this.#randomName()}`);
     if ((await this.#fileSystem.list(this.#path(facts.id))).length > 0) {

@@ -684,7 +684,7 @@ class LocalEngine implements Engine {
     try {
       this.#host.catalog.put(created);
     } catch (error) {
-      const free = await this.#host.folder.delete(created.id);
+      const free = await this.#host.folder.drop(created.id);
       await free();
       throw error;
     }
@@ -756,11 +756,11 @@ class LocalEngine implements Engine {
     try {
       // What the remote stage has of a fenced database is another server's.
       if (row.isFenced || (!hasCopy && !this.#carrying.sync.isCarrying)) {
-        const free = await folder.delete(id);
+        const free = row.head === "none" ? undefined : await folder.drop(id);
         catalog.delete(id);
         return async () => {
           await files.removeMemory(id, lineage);
-          await free();
+          await free?.();
         };
       }
       const trace = await folder.deleteKeepingTrace(factsOf(row));

@@ -160,7 +160,7 @@ describe("folder", () => {
     const folder = new Folder(root, nodeFileSystem, randomName);
     await folder.open(() => undefined);
     await folder.create(testFacts("a"), emptyDatabase);
-    const free = await folder.delete("a");
+    const free = await folder.drop("a");
     expect(existsSync(folder.filePath("a"))).toBe(false);
     expect(readdirSync(join(root, "databases"))).toHaveLength(1);
     await free();
