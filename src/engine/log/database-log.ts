@@ -382,6 +382,7 @@ export class DatabaseLog {
         throw error;
       }
     });
+    // Whoever asked for it is told; the next one has its turn all the same.
     this.#tail = run.catch(() => undefined);
     return run;
   }
@@ -417,6 +418,7 @@ export class DatabaseLog {
 
   #inClosingTurn<T>(work: () => Promise<T>): Promise<T> {
     const run = this.#closingTail.then(work);
+    // As above.
     this.#closingTail = run.catch(() => undefined);
     return run;
   }
@@ -628,6 +630,7 @@ export class DatabaseLog {
     // Without commits there is nothing new in it, and there may be none.
     const needsFlush = !this.#head.isVolatile && commits !== undefined;
     const flushed = needsFlush ? this.#head.flush() : Promise.resolve();
+    // Awaited below; until then it must not count as unhandled.
     flushed.catch(() => undefined);
     try {
       const { header, byteCount } = await writeLtx(fileSystem, temporaryPath, facts, pages);
@@ -641,6 +644,7 @@ export class DatabaseLog {
       this.#followOn(header);
       failPoints.reach("seal.end");
     } catch (error) {
+      // What has failed first is what is told.
       await flushed.catch(() => undefined);
       // A name that may not last must not be found by the next start.
       for (const each of [temporaryPath, path]) await fileSystem.remove(each).catch(() => undefined);
