@@ -16,6 +16,7 @@ import {
   isObjectStoreError,
   type ObjectSource,
   type ObjectStore,
+  ObjectStoreError,
   type PutCondition,
   readSource,
   sourceOf,
@@ -287,16 +288,33 @@ export class StoredReplica implements RemoteReplica {
     return this.#context.store.put(this.#files.key(file), body, { ...call, condition, timestampMs });
   }
 
-  /** Whether what is stored under a file's key are these very bytes. */
+  /**
+   * Whether what is stored under a file's key is this very file. Other bytes say nothing before they are proven: they may
+   * have been changed on their way here. Damage is told as such: it is not another server's work.
+   */
   async #isStored(file: ReplicaFile, source: ObjectSource, call: StageCall): Promise<boolean> {
     const { store } = this.#context;
     const key = this.#files.key(file);
-    const info = await store.head(key, call);
-    if (info.sizeBytes !== source.sizeBytes) return false;
-    for (let offset = 0; offset < source.sizeBytes; offset += compareBytes) {
-      const byteCount = Math.min(compareBytes, source.sizeBytes - offset);
+    const { sizeBytes: byteCount } = await store.head(key, call);
+    if (byteCount === source.sizeBytes && (await this.#hasBytes(key, source, call))) return true;
+    try {
+      const stored = await verifyLtx(fetchObject(store, { key, byteCount }, call, checkPartBytes), { turn });
+      const own = await verifyLtx(sourceChunks(source), { turn });
+      return byteCount === source.sizeBytes && stored.fileChecksum === own.fileChecksum;
+    } catch (error) {
+      if (!(error instanceof LtxFailure)) throw error;
+      throw new ObjectStoreError("corrupt", `${key} is not what was put there, and no other batch either`, {
+        cause: error,
+      });
+    }
+  }
+
+  async #hasBytes(key: string, source: ObjectSource, call: StageCall): Promise<boolean> {
+    const { sizeBytes } = source;
+    for (let offset = 0; offset < sizeBytes; offset += compareBytes) {
+      const byteCount = Math.min(compareBytes, sizeBytes - offset);
       const [stored, own] = await Promise.all([
-        fetchPart(store, { key, byteCount: source.sizeBytes }, offset, byteCount, call),
+        fetchPart(this.#context.store, { key, byteCount: sizeBytes }, offset, byteCount, call),
         readSource(source, offset, byteCount),
       ]);
       if (Buffer.compare(stored, own) !== 0) return false;

@@ -303,6 +303,23 @@ describe("a lost answer", () => {
     expect(database.log.closes).toBe(1);
   });
 
+  it("is not taken so either when a bit flips while what is there is compared", async () => {
+    const scene = await SyncScene.open();
+    const database = scene.database("a");
+    const position = scene.commit(database);
+    let puts = 0;
+    let gets = 0;
+    scene.faults = (operation) => {
+      if (operation === "put" && ++puts === 1) return [{ kind: "fail_after" }];
+      return operation === "get" && ++gets === 1 ? [{ kind: "flip_bit", at: 0.5 }] : [];
+    };
+    const durable = scene.sync.durable(database, position, scene.wait());
+    await scene.pass(5_000, 500);
+    await durable;
+    expect(gets).toBeGreaterThan(1);
+    expect(database.fenced).toBeUndefined();
+  });
+
   it("to the put of a manifest is not either", async () => {
     const scene = await SyncScene.open();
     const database = scene.database("a");
