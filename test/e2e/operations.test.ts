@@ -128,6 +128,8 @@ describe("docs/OPERATIONS.md", () => {
     database.close();
 
     const environment = { STORAGE_REMOTE_DIRECTORY_PATH: remote };
+    // A server whose catalog is complete without it.
+    expect(await (await start(folder, environment)).end("SIGTERM")).toBe(0);
     const printed = await shell(block("--dry-run", { "node dist/main.js": program }), folder, environment);
     expect(printed).toMatch(/can be adopted as orders\n[\s\S]*adopted as orders;/);
     const server = await start(folder, environment);
