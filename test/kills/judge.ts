@@ -48,7 +48,7 @@ export function modelsOf(lines: readonly Line[]): Map<string, ModelDatabase> {
     else if (typeof line["create"] === "string") takeCreate(models, line["create"], line);
     else if (typeof line["schema"] === "string" && failed === undefined) {
       const model = modelOf(models, line["schema"]);
-      if (begins === true) model.schema = model.issue(0, at);
+      if (begins === true) model.schema = new ModelDatabase(model.id).issue(0, at);
       else if (model.schema !== undefined) take(model, model.schema, line, "local", at);
     } else if (typeof line["write"] === "string") {
       const model = modelOf(models, line["write"]);

@@ -211,6 +211,22 @@ export class ModelDatabase {
     }
   }
 
+  /** A restore or fork to a point before the first table. */
+  static restoredEmpty(
+    id: string,
+    lineage: string,
+    { from, target: { position } }: { readonly from: ModelDatabase; readonly target: HistoryTarget },
+  ): ModelDatabase {
+    const made = new ModelDatabase(id);
+    made.presence = "there";
+    made.strength = "disk";
+    made.lineage = lineage;
+    const first = from.schema?.fate === "kept" ? from.schema.position : undefined;
+    if (position !== undefined && first?.lineage === position.lineage && first.sequence <= position.sequence)
+      throw new Violation(`${id}: restored to ${position.sequence}, the tables of ${first.sequence} are missing`);
+    return made;
+  }
+
   /** A database whose history is the beginning of another's. */
   static restored(id: string, lineage: string, tags: readonly number[], from: ModelDatabase): ModelDatabase {
     const made = new ModelDatabase(id);

@@ -15,7 +15,7 @@ import { Failure } from "../../src/failure/failure.ts";
 import type { CallOptions, QueryCursor } from "../../src/sqlite/executor.ts";
 import { openRemoteStage } from "../../src/stages/open-remote-stage.ts";
 import { MemoryObjectStore } from "../support/memory-object-store.ts";
-import { filesUnder, manifests, restorableTxid } from "./bucket.ts";
+import { filesUnder, manifests, restorableTxid, strayKeys } from "./bucket.ts";
 import { type Loss, ModelDatabase, Violation, type Write } from "./model.ts";
 import type { Profile } from "./profile.ts";
 import type { Random } from "./random.ts";
@@ -76,6 +76,8 @@ export class Traffic {
   readonly #wanted = new Map<string, Wanted>();
   /** Etags of the batches that were seen in the bucket. */
   readonly #batches = new Map<string, string>();
+  /** What a lost disk has left in the bucket, and nobody can know of. */
+  readonly lostPrefixes = new Set<string>();
   /** Files of this engine may fail: databases may be stopped until it starts again. */
   diskFailed = false;
   /** Bits were flipped on their way from the bucket. */
@@ -108,6 +110,7 @@ export class Traffic {
     this.#exclusive.clear();
     this.#held.clear();
     const published = loss === "disk" ? manifests(this.#world.bucket) : undefined;
+    if (loss === "disk") this.#forgetUnpublished();
     for (const model of this.#models.values()) {
       model.lose(loss);
       if (published === undefined || model.presence === "there") continue;
@@ -116,6 +119,16 @@ export class Traffic {
       if (lineage === undefined) this.#absent(model.id, false);
       else if (lineage !== model.lineage) this.#models.set(model.id, ghost(model.id));
     }
+  }
+
+  /** Objects that the lost disk alone knew of: being published for the first time, or being deleted. */
+  #forgetUnpublished(): void {
+    const { bucket, clock } = this.#world;
+    const unpublished = strayKeys(bucket, clock.wallMs()).map((key) => key.split("/").slice(0, 2).join("/"));
+    for (const prefix of unpublished) this.lostPrefixes.add(prefix);
+    const published = manifests(bucket);
+    for (const { id, lineage } of this.#models.values())
+      if (lineage !== undefined && published.get(id)?.lineage !== lineage) this.lostPrefixes.add(`${id}/${lineage}`);
   }
 
   /** The server has begun. */
@@ -663,6 +676,9 @@ export class Traffic {
       if (reason === "DATABASE_NOT_FOUND" && model.presence !== "there") {
         this.#wanted.delete(id);
         this.#absent(id);
+      } else if (isTableless(error) && engine.position(id).lineage !== model.lineage) {
+        this.#wanted.delete(id);
+        this.#models.set(id, ModelDatabase.restoredEmpty(id, engine.position(id).lineage, wanted));
       } else this.#accept(model, error);
       return;
     }
@@ -710,7 +726,7 @@ export class Traffic {
   }
 
   #isTableless(model: ModelDatabase, error: unknown): boolean {
-    if (this.#reasonOf(error) !== "SQL_INVALID" || !String(error).includes("no such table")) return false;
+    if (!isTableless(error)) return false;
     model.foundNoTable();
     return true;
   }
@@ -758,6 +774,10 @@ export const trafficWeights = {
 };
 
 export type TrafficKind = keyof typeof trafficWeights;
+
+function isTableless(error: unknown): boolean {
+  return error instanceof Failure && error.reason === "SQL_INVALID" && error.message.includes("no such table");
+}
 
 /** One that has come back with the bucket, though it was deleted: nobody knows what it holds. */
 function ghost(id: string): ModelDatabase {
