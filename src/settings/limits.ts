@@ -344,7 +344,7 @@ export const engineLimits = {
     "SETTINGS_REDO_FILE_BYTES",
     "16MiB",
     { min: "1MiB", max: "1GiB" },
-    "Size of each of the two files of the redo log, which is made when several databases are flushed at one time.",
+    "Size of each of the two files of the redo log, which is made when several databases are flushed at one time; files that are there keep theirs.",
   ),
   batchBytesMax: bytes(
     "SETTINGS_BATCH_BYTES",

@@ -39,9 +39,15 @@ export class Redo {
   /** Replays what an earlier server left. No database may be open, or be opened before it ends. */
   static async open(options: RedoOptions): Promise<Redo> {
     const { fileSystem, folderPath, log } = options;
-    const found = await fileSystem.list(folderPath);
-    if (!names.some((name) => found.includes(name))) return new Redo(options, undefined);
-    const redo = await openLog(options);
+    const [first = 0, second = 0] = names.map((name) => fileSystem.sizeBytes(join(folderPath, name)));
+    if (first === 0 && second === 0) return new Redo(options, undefined);
+    if (first !== second) {
+      // Their making was cut off, so nothing was ever written to them.
+      await fileSystem.remove(folderPath);
+      return new Redo(options, undefined);
+    }
+    // Their size stays: a start must need no room.
+    const redo = await openLog({ ...options, fileBytes: first });
     if (redo.replayed.walCount > 0) tell(log, redo.replayed);
     return new Redo(options, redo);
   }
@@ -60,8 +66,20 @@ export class Redo {
         if (this.#isClosed) await redo.close();
         else this.#log = redo;
       },
-      (error: unknown) => log("error", "the redo log could not be made; logs are flushed one by one", { error }),
+      async (error: unknown) => {
+        log("error", "the redo log could not be made; logs are flushed one by one", { error });
+        await this.#remove();
+      },
     );
+  }
+
+  async #remove(): Promise<void> {
+    const { fileSystem, folderPath, log } = this.#options;
+    try {
+      await fileSystem.remove(folderPath);
+    } catch (error) {
+      log("warn", "the files of a redo log that was never used could not be removed", { error });
+    }
   }
 
   /** After the last flush. */

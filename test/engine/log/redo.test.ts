@@ -1,5 +1,5 @@
 /** LOCAL writes of many databases at one time share one flush, and a loss of power loses none of them. */
-import { cpSync, existsSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { type FileSystem, nodeFileSystem } from "../../../src/files/file-system.ts";
@@ -121,6 +121,33 @@ describe("the redo log", () => {
     expect(again.lines.filter((line) => line.message.includes("redo"))).toEqual([]);
     for (const id of ids) expect(await again.rows(id, "SELECT count(*) FROM t")).toEqual([[1]]);
     await again.close();
+  });
+
+  it("whose making was cut off is no log, and one that cannot be made costs nobody a call", async () => {
+    const directoryPath = newFolder();
+    const files: FileSystem = {
+      ...nodeFileSystem,
+      async openFile(path, mode) {
+        const file = await nodeFileSystem.openFile(path, mode);
+        if (!path.endsWith("redo-1")) return file;
+        return Object.assign(Object.create(file) as typeof file, {
+          sizeBytes: () => file.sizeBytes(),
+          close: () => file.close(),
+          write: () => Promise.reject(Object.assign(new Error("ENOSPC"), { code: "ENOSPC" })),
+        });
+      },
+    };
+    const scene = await openScene({ directoryPath, fileSystem: files });
+    for (const id of ids) await scene.create(id);
+    await Promise.all(ids.map((id) => scene.run(id, "CREATE TABLE t (x)", "local")));
+    await until(() => scene.lines.some((line) => line.message.includes("could not be made")));
+    await Promise.all(ids.map((id) => scene.run(id, "INSERT INTO t VALUES (1)", "local")));
+    await until(() => !existsSync(join(directoryPath, "redo")));
+    await scene.close();
+    mkdirSync(join(directoryPath, "redo"));
+    writeFileSync(join(directoryPath, "redo", "redo-0"), Buffer.alloc(100_000));
+    expect(await counts(directoryPath)).toEqual(ids.map(() => 1));
+    expect(existsSync(join(directoryPath, "redo"))).toBe(false);
   });
 
   it("is not made by a server whose databases are flushed one at a time", async () => {
