@@ -1,4 +1,5 @@
 /** The stages that the settings name, tried before the server relies on them. */
+import { rmdir } from "node:fs/promises";
 import { join } from "node:path";
 import type { Clock } from "./clock.ts";
 import type { StagesOptions, SyncOptions } from "./engine/options.ts";
@@ -77,8 +78,24 @@ export async function openStages(settings: Settings, dependencies: StageDependen
         local: { bytesMax: storage.localBytesMax, databaseCountMax: storage.localDatabaseCountMax },
       },
     },
-    close: async () => remote?.store.close(),
+    async close() {
+      await remote?.store.close();
+      if (memory !== undefined && storage.memoryDirectoryPath === undefined) await leave(memory.directoryPath);
+    },
   };
+}
+
+/** Our own folder in memory goes when no database is in it. */
+async function leave(directoryPath: string): Promise<void> {
+  for (const path of [join(directoryPath, "databases"), directoryPath]) {
+    try {
+      await rmdir(path);
+    } catch (error) {
+      const { code } = error as NodeJS.ErrnoException;
+      if (code === "ENOTEMPTY" || code === "EEXIST") return;
+      if (code !== "ENOENT") throw error;
+    }
+  }
 }
 
 /** The remote stage, not tried; also for commands. `spoolDirectoryPath`: see `openRemoteStage`. */

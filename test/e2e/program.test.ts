@@ -1,4 +1,4 @@
-import { readdirSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import { Code, ConnectError, createClient } from "@connectrpc/connect";
@@ -6,6 +6,8 @@ import { createGrpcTransport } from "@connectrpc/connect-node";
 import { afterEach, describe, expect, it } from "vitest";
 import { Durability } from "../../gen/persisto/v1/database_pb.js";
 import { DatabaseService } from "../../gen/persisto/v1/database_service_pb.js";
+import { storagePlaces } from "../../src/settings/places.ts";
+import { loadSettings } from "../../src/settings/settings.ts";
 import { type ServerProcess, startInVain, startServerProcess } from "../support/server-process.ts";
 import { temporaryFolders } from "../support/temporary-folder.ts";
 
@@ -69,12 +71,17 @@ async function insertUntilGone(
 
 describe("the program", () => {
   it("says where it listens, what is off and what to try, and ends with 0 at SIGTERM", async () => {
-    const server = await start(newFolder());
+    const folder = newFolder();
+    const server = await start(folder);
     expect(server.output).toContain(`http://127.0.0.1:${server.port}`);
     expect(server.output).toMatch(/authentication is off/);
     expect(server.output).toContain("grpcurl -plaintext");
     expect(server.output).toMatch(/"remote":"[^"]+\/storage\/remote"/);
+    const settings = loadSettings({ STORAGE_LOCAL_DIRECTORY_PATH: join(folder, "storage") });
+    const { memoryDirectoryPath } = storagePlaces(settings);
+    expect(existsSync(memoryDirectoryPath)).toBe(true);
     expect(await server.end("SIGTERM")).toBe(0);
+    expect(existsSync(memoryDirectoryPath)).toBe(false);
   });
 
   it("ends with 0 at SIGINT too, and leaves no executor behind", async () => {
