@@ -48,6 +48,8 @@ export interface DatabaseHost {
   readonly logs: LogHost;
   /** Whether the batches of databases are carried to the remote stage. */
   readonly isCarried: boolean;
+  /** Called when SQLite finds the head's file damaged. */
+  damaged(database: HostedDatabase): void;
   /** Called when so many calls have come within the window that the database may move closer. */
   wanted(database: HostedDatabase): void;
   /** That many calls. */
@@ -390,6 +392,7 @@ export class HostedDatabase implements Checkpointed, SyncedDatabase {
 
   /** Why a call was ended that nobody cancelled: by the end of the handle. Other errors are what they are. */
   causeOf(error: unknown, options: CallOptions): unknown {
+    if (error instanceof Failure && error.reason === "DATA_CORRUPT") this.#host.damaged(this);
     const isOurs = error instanceof CallCancelled && options.cancel?.cancelled !== true;
     return isOurs ? (this.#refusal ?? error) : error;
   }

@@ -131,8 +131,17 @@ export class Moves {
 
   /** Sees to it that the remote stage has everything, and takes the head away. */
   async toRemote(id: string, progress: Progress, uploadMsMax = moveMsMax): Promise<void> {
-    const { catalog, handles, sync } = this.#host;
-    if (catalog.get(id)?.head === "memory") await this.toLocal(id, progress);
+    if (this.#host.catalog.get(id)?.head === "memory") await this.toLocal(id, progress);
+    await this.#leave(id, progress, uploadMsMax, "remote");
+  }
+
+  /** Takes a local head away as `toRemote` does, but not the place: the next call gets a new file from the remote stage. */
+  async remake(id: string, progress: Progress): Promise<void> {
+    await this.#leave(id, progress, moveMsMax, undefined);
+  }
+
+  async #leave(id: string, progress: Progress, uploadMsMax: number, stage: "remote" | undefined): Promise<void> {
+    const { handles, sync } = this.#host;
     const database = await handles.enterHead(id);
     if (database === undefined) return;
     try {
@@ -144,7 +153,7 @@ export class Moves {
       database.leave();
     }
     progress.check();
-    await this.#dropHead(id, progress);
+    await this.#dropHead(id, progress, stage);
   }
 
   /** Applies closed batches to the base of a head in memory, so that their files can go. */
@@ -276,7 +285,7 @@ export class Moves {
   }
 
   /** Holds new calls back until the rest is uploaded and the local copy is gone. */
-  async #dropHead(id: string, progress: Progress): Promise<void> {
+  async #dropHead(id: string, progress: Progress, stage: "remote" | undefined): Promise<void> {
     const { handles, sync, failPoints, log, moveWaitMsMax } = this.#host;
     const beforeClose = async (database: HostedDatabase) => {
       await sync.uploadAll(database, this.#wait(lastUploadMsMax, progress));
@@ -288,7 +297,7 @@ export class Moves {
       id,
       { graceMs: moveWaitMsMax, failure, force: false, beforeClose },
       (database) => {
-        return this.#takeHead(id, database, progress);
+        return this.#takeHead(id, database, progress, stage);
       },
     );
     try {
@@ -303,7 +312,12 @@ export class Moves {
   }
 
   /** With the handle closed: nothing is added to it any more. */
-  async #takeHead(id: string, database: HostedDatabase | undefined, progress: Progress): Promise<() => Promise<void>> {
+  async #takeHead(
+    id: string,
+    database: HostedDatabase | undefined,
+    progress: Progress,
+    stage: "remote" | undefined,
+  ): Promise<() => Promise<void>> {
     const { catalog, folder, failPoints, clock } = this.#host;
     if (database === undefined) throw busy(id, "it was closed meanwhile");
     // Only the handle knows them, and it is closed: for the case that the database stays.
@@ -320,13 +334,13 @@ export class Moves {
       const free = await folder.drop(id);
       catalog.put({
         ...row,
-        stage: "remote",
+        stage: stage ?? row.stage,
         head: "none",
         baseTxid: txid,
         sequence: txid,
         durableSequence: txid,
         sizeBytes,
-        movedAtMs: row.stage === "remote" ? row.movedAtMs : clock.wallMs(),
+        movedAtMs: stage === undefined || row.stage === stage ? row.movedAtMs : clock.wallMs(),
       });
       failPoints.reach("drop.noted");
       return free;

@@ -123,6 +123,8 @@ export class Placement {
   readonly #rests = new Map<string, number>();
   /** Pinned to a stage that they are not on yet. */
   readonly #astray = new Set<string>();
+  /** When files that SQLite found damaged were made again, by the clock. */
+  readonly #healed = new Map<string, number>();
   #isClosing = false;
 
   constructor(options: PlacementOptions) {
@@ -239,6 +241,34 @@ export class Placement {
   /** A database was called so often that it may move closer. O(1). */
   wanted(database: HostedDatabase): void {
     this.#wanted.add(database);
+  }
+
+  /**
+   * SQLite has found the file of a head damaged. What was committed lies in the log and its WAL too, which carry checksums: it
+   * goes to the stage behind, and the file is made again from there.
+   */
+  damaged({ id, headStage }: HostedDatabase): void {
+    const { clock, log, catalog } = this.#options;
+    const row = catalog.get(id);
+    const nowMs = clock.now();
+    const healedMs = this.#healed.get(id) ?? Number.NEGATIVE_INFINITY;
+    // Made again and damaged again: then it is damaged everywhere, or the statement is the reason.
+    if (row === undefined || this.#isClosing || nowMs - healedMs < healPauseMs) return;
+    if (headStage === "local" && !this.#has("remote")) return;
+    if (this.#healed.size >= healCountMax) this.#healed.clear();
+    this.#healed.set(id, nowMs);
+    log("error", "the file of a database is damaged; it is made again from its log and the stage behind", {
+      database: id,
+    });
+    const target = headStage === "memory" ? "local" : "remote";
+    const task = this.#task(row, "demote", target);
+    this.#start(row, target, {
+      ...task,
+      run: async (progress) => {
+        if (target === "remote") await this.#moves.remake(id, progress);
+        else await task.run(progress);
+      },
+    });
   }
 
   /** The log of a database in memory has grown: its base may have to follow. */
@@ -647,8 +677,11 @@ export class Placement {
   }
 
   #begin(row: CatalogRow, target: StageName): void {
+    this.#start(row, target, this.#task(row, isCloser(target, row.stage) ? "promote" : "demote", target));
+  }
+
+  #start(row: CatalogRow, target: StageName, task: OperationTask): void {
     const { operations, log } = this.#options;
-    const task = this.#task(row, isCloser(target, row.stage) ? "promote" : "demote", target);
     try {
       operations.start(this.#resting(task));
     } catch (error) {
@@ -694,6 +727,10 @@ function isEnough(victims: readonly CatalogRow[], missing: StageUsage): boolean 
 }
 
 const evictionMsMax = 60_000;
+
+/** A file that is found damaged is made again once in this time. */
+const healPauseMs = 3_600_000;
+const healCountMax = 10_000;
 
 /** Pause of the policy with a database whose move has failed, at least. */
 const restMsMin = 10_000;

@@ -1,8 +1,9 @@
 /** A database file that the local disk has lost comes back from the remote stage and the log, or not at all. */
-import { cpSync, readdirSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import { cpSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import Database from "better-sqlite3";
 import { describe, expect, it } from "vitest";
+import { Failure } from "../../../src/failure/failure.ts";
 import type { MemoryBucket } from "../../support/memory-object-store.ts";
 import { temporaryFolders } from "../../support/temporary-folder.ts";
 import { until } from "../../support/until.ts";
@@ -189,6 +190,62 @@ describe("a local file that is", () => {
     await failureOf(scene.rows("a", "SELECT x FROM t"), "STAGE_UNAVAILABLE");
     scene.faults = () => [];
     expect(await values(scene, "a")).toEqual([1]);
+    await scene.close();
+  });
+});
+
+describe("a file that SQLite finds damaged", () => {
+  /** Overwrites the pages behind the first, which the database cannot do without. */
+  function damage(path: string): void {
+    const bytes = readFileSync(path);
+    bytes.fill(0x5a, 4096);
+    writeFileSync(path, bytes);
+  }
+
+  it("is made again from the remote stage while the server runs, with everything", async () => {
+    const folder = newFolder();
+    const bucket: MemoryBucket = new Map();
+    let scene = await openStages({ folder, bucket });
+    await make(scene, "a");
+    await scene.run("a", "INSERT INTO t VALUES (2)", "local");
+    await scene.close();
+    damage(fileOf(folder, "a"));
+    scene = await openStages({ folder, bucket });
+    await failureOf(scene.rows("a", "SELECT x FROM t"), "DATA_CORRUPT");
+    const rows = await until("it is made again", async () => {
+      const answer = await scene.rows("a", "SELECT x FROM t ORDER BY x").then(
+        (found) => found.flat(),
+        (error: Failure) => error,
+      );
+      return answer instanceof Failure ? undefined : answer;
+    });
+    expect(rows).toEqual([1, 2]);
+    expect(await scene.stageOf("a")).toBe("local");
+    await scene.run("a", "INSERT INTO t VALUES (3)", "remote");
+    expect(await values(scene, "a")).toEqual([1, 2, 3]);
+    await scene.close();
+  });
+
+  it("in memory is made again from its base and its log", async () => {
+    const folder = newFolder();
+    const bucket: MemoryBucket = new Map();
+    let scene = await openStages({ folder, bucket });
+    await make(scene, "a");
+    await scene.move("promote", "a", "memory");
+    await scene.run("a", "INSERT INTO t VALUES (2)");
+    const [name = ""] = scene.memoryFiles();
+    await scene.close();
+    damage(join(folder, "memory", "databases", name, "db.sqlite"));
+    scene = await openStages({ folder, bucket });
+    await failureOf(scene.rows("a", "SELECT x FROM t"), "DATA_CORRUPT");
+    const rows = await until("it is made again", async () => {
+      const answer = await scene.rows("a", "SELECT x FROM t ORDER BY x").then(
+        (found) => found.flat(),
+        (error: Failure) => error,
+      );
+      return answer instanceof Failure ? undefined : answer;
+    });
+    expect(rows).toEqual([1, 2]);
     await scene.close();
   });
 });
