@@ -160,12 +160,17 @@ export class Folder {
   /** Deletes a database that may have a remote copy, and a folder or none: a trace is kept that names what has to go. */
   async deleteKeepingTrace(facts: Facts): Promise<DeletedTrace> {
     const path = join(this.#root, `.deleted-${this.#randomName()}`);
-    if ((await this.#fileSystem.list(this.#path(facts.id))).length > 0) {
-      await this.#fileSystem.rename(this.#path(facts.id), path);
-    } else {
-      await this.#fileSystem.makeFolder(path);
-      await writeFacts(this.#fileSystem, join(path, "database.json"), facts);
-    }
+    if ((await this.#fileSystem.list(this.#path(facts.id))).length === 0) return this.keepTrace(facts);
+    await this.#fileSystem.rename(this.#path(facts.id), path);
+    await this.#fileSystem.flushFolder(this.#root);
+    return this.#trace(facts, path);
+  }
+
+  /** A trace alone, of what never had a folder here: on the disk when it resolves. */
+  async keepTrace(facts: Facts): Promise<DeletedTrace> {
+    const path = join(this.#root, `.deleted-${this.#randomName()}`);
+    await this.#fileSystem.makeFolder(path);
+    await writeFacts(this.#fileSystem, join(path, "database.json"), facts);
     await this.#fileSystem.flushFolder(this.#root);
     return this.#trace(facts, path);
   }

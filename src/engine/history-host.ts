@@ -44,6 +44,20 @@ export interface HistoryHostParts {
   readonly graceMs: number;
 }
 
+/** Facts of a history that never became one: only its name matters. */
+const unpublished = {
+  labels: {},
+  foreignKeys: true,
+  etagVersion: 1,
+  createRecord: undefined,
+  stage: "remote",
+  head: "none",
+  baseTxid: 0,
+  remotePrefix: "",
+  pin: undefined,
+  successor: undefined,
+} as const;
+
 export function historyHost(parts: HistoryHostParts): HistoryHost {
   const { catalog, handles, lock, row, folder, log, placement } = parts;
   const present = (id: string): CatalogRow => {
@@ -94,6 +108,14 @@ export function historyHost(parts: HistoryHostParts): HistoryHost {
       const failure = new Failure("LINEAGE_CHANGED", { lineage: next.lineage });
       const detachment = { graceMs: parts.graceMs, failure, force: true };
       await handles.detach(id, detachment, (database) => switchRow(id, next, database));
+    },
+
+    async discard(id, lineage) {
+      const { remote } = parts;
+      if (remote === undefined) return;
+      const trace = await folder.keepTrace({ ...unpublished, id, lineage, createTimeMs: parts.clock.wallMs() });
+      const prefix = remote.prefixOf(id, lineage);
+      parts.sync.deleted({ id, lineage, prefix, mayGrow: true, done: () => trace.remove() });
     },
 
     async warm(id) {

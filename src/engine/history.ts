@@ -71,6 +71,8 @@ export interface HistoryHost {
    * without a head, at batch 1, which the remote stage holds.
    */
   replaceHistory(id: string, next: NewHistory): Promise<void>;
+  /** What a lineage has in the remote stage goes, whatever happens between: it was never published. */
+  discard(id: string, lineage: string): Promise<void>;
   /** Gives a database a head again that had one. */
   warm(id: string): Promise<void>;
   /** Takes a database that only the remote stage has into the catalog; false when the id is known. */
@@ -284,11 +286,14 @@ export class History {
     const prefix = remote.prefixOf(id, lineage);
     await this.#host.setSuccessor(id, lineage);
     failPoints.reach("restore.noted");
+    let isStored = false;
     let isCommitted = false;
     let isPublished = false;
     try {
       await this.#uploadNewest(row, true, progress);
-      await this.#copy(row, target, prefix, progress);
+      await this.#copy(row, target, prefix, progress, () => {
+        isStored = true;
+      });
       failPoints.reach("restore.stored");
       progress.commit();
       isCommitted = true;
@@ -300,7 +305,10 @@ export class History {
       sync.retired(id, keepUntilMs);
     } catch (error) {
       // At the end of the server nobody may know whether it was published: the next start asks.
-      if (!isPublished && !(isCommitted && isShutDown(error))) await this.#takeBack(id, prefix);
+      if (!isPublished && !(isCommitted && isShutDown(error))) {
+        if (isStored) await this.#discard(id, lineage);
+        await this.#host.setSuccessor(id, undefined);
+      }
       throw error;
     }
     failPoints.reach("restore.end");
@@ -330,19 +338,22 @@ export class History {
       createRecord: request && { ...request, labels, foreignKeys },
       retired: [],
     });
+    let isStored = false;
     let isCommitted = false;
     let stored: Stored;
     let manifest: Manifest;
     try {
       if (needsNewest(row, source)) await this.#uploadNewest(row, false, progress);
-      stored = await this.#copy(row, source, prefix, progress);
+      stored = await this.#copy(row, source, prefix, progress, () => {
+        isStored = true;
+      });
       manifest = manifestOf(stored.pageSize);
       failPoints.reach("fork.stored");
       progress.commit();
       isCommitted = true;
       await this.#publishFork(manifest, progress);
     } catch (error) {
-      if (!(isCommitted && isShutDown(error))) await this.#removePrefix(newId, prefix);
+      if (isStored && !(isCommitted && isShutDown(error))) await this.#discard(newId, lineage);
       throw error;
     }
     failPoints.reach("fork.published");
@@ -352,7 +363,6 @@ export class History {
 
   async #recoverRestore(id: string, lineage: string, progress: Progress): Promise<void> {
     const remote = this.#remote(id);
-    const prefix = remote.prefixOf(id, lineage);
     const row = await this.#host.find(id);
     // It had come to its end but for the word of it.
     if (row.lineage === lineage) return;
@@ -367,7 +377,8 @@ export class History {
       this.#warm(id);
       return;
     }
-    await this.#takeBack(id, prefix);
+    await this.#discard(id, lineage);
+    await this.#host.setSuccessor(id, undefined);
     throw new Failure("OPERATION_INTERRUPTED", { operation: progress.operation });
   }
 
@@ -377,7 +388,7 @@ export class History {
     progress.commit();
     const stored = await this.#untilKnown(progress, (call) => remote.manifests.read(newId, call));
     if (stored?.manifest.lineage !== lineage) {
-      await this.#removePrefix(newId, prefix);
+      await this.#discard(newId, lineage);
       throw new Failure("OPERATION_INTERRUPTED", { operation: progress.operation });
     }
     const replica = remote.replica(prefix);
@@ -425,7 +436,13 @@ export class History {
   }
 
   /** Writes the state of a point as the first batch under another prefix. */
-  async #copy(row: CatalogRow, target: HistoryTarget | undefined, prefix: string, progress: Progress): Promise<Stored> {
+  async #copy(
+    row: CatalogRow,
+    target: HistoryTarget | undefined,
+    prefix: string,
+    progress: Progress,
+    onStore: () => void,
+  ): Promise<Stored> {
     const { fileSystem, folder } = this.#host;
     const scratch = await folder.scratch();
     try {
@@ -438,6 +455,7 @@ export class History {
         ...restored,
       });
       const replica = this.#remote(row.id).replica(prefix);
+      onStore();
       await this.#storeWork((call) => replica.append(batch, call), progress, batch.byteCount);
       progress.add(batch.byteCount);
       return { byteCount: batch.byteCount, pageSize: batch.pageSize };
@@ -570,19 +588,13 @@ export class History {
     throw new Failure("DATABASE_EXISTS", { database: manifest.id });
   }
 
-  /** A restore that was not published: the database goes on as it was. */
-  async #takeBack(id: string, prefix: string): Promise<void> {
-    await this.#removePrefix(id, prefix);
-    await this.#host.setSuccessor(id, undefined);
-  }
-
-  async #removePrefix(id: string, prefix: string): Promise<void> {
+  async #discard(id: string, lineage: string): Promise<void> {
     try {
-      await this.#storeWork((call) => this.#remote(id).replica(prefix).remove(call));
+      await this.#host.discard(id, lineage);
     } catch (error) {
       this.#host.log("warn", "objects that nothing refers to are left in the remote stage", {
         database: id,
-        prefix,
+        lineage,
         error,
       });
     }

@@ -5,6 +5,7 @@ import { type Reason, reasons } from "../failure/reasons.ts";
 import { CallCancelled, type Cancel, type RequestRecord } from "../sqlite/executor.ts";
 import type { PageKey } from "./catalog.ts";
 import type { ListOperationsInput, OperationInfo, OperationKindName, OperationWait } from "./engine.ts";
+import { stageFailure } from "./failures.ts";
 import { type FieldRule, type FilterLimits, type Grammar, globOf, readTerms, type Term } from "./filter-language.ts";
 import { kindCodes, type OperationStore, type StoredFailure, type StoredOperation } from "./operation-store.ts";
 import type { EngineLog } from "./options.ts";
@@ -403,7 +404,9 @@ export class Operations {
       kind,
       error: thrown,
     });
-    return failureOf("INTERNAL", { errorId: id });
+    // What disks and stores say is no defect of the server.
+    const known = stageFailure("local", thrown);
+    return known instanceof Failure ? failureOf(known.reason, known.facts) : failureOf("INTERNAL", { errorId: id });
   }
 
   #stop(live: Live, failure: Failure): void {

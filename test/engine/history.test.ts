@@ -131,6 +131,12 @@ class Bench {
         this.switched.push(next);
         this.change(id, { ...next, successor: undefined, sequence: 1, durableSequence: 1 });
       },
+      discard: async (id, lineage) => {
+        const faults = this.faults;
+        this.faults = () => [];
+        await this.remote.replica(this.remote.prefixOf(id, lineage)).remove(this.call());
+        this.faults = faults;
+      },
       warm: async () => undefined,
       adopt: async ({ manifest, txid }) => {
         if (this.rows.has(manifest.id)) return false;

@@ -225,6 +225,8 @@ export interface Tombstone {
   readonly lineage: string;
   /** Of its replica. */
   readonly prefix: string;
+  /** Something that was put there may still arrive: then it is looked at again. */
+  readonly mayGrow?: boolean;
   /** Called when nothing is left in the remote stage: removes the local trace. */
   done(): Promise<void>;
 }

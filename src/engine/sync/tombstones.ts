@@ -57,12 +57,16 @@ export class Tombstones {
 
   /** Something is being put for a database that is about to be deleted, and nobody will learn when. */
   cutOff(id: string): void {
+    this.#cutOffs.set(id, this.#arrivalEndMs());
+  }
+
+  #arrivalEndMs(): number {
     const { host, limits } = this.#context;
-    this.#cutOffs.set(id, host.clock.now() + cutOffFactor * limits.storeCallMs);
+    return host.clock.now() + cutOffFactor * limits.storeCallMs;
   }
 
   add(tombstone: Tombstone): void {
-    const settleAtMs = this.#cutOffs.get(tombstone.id) ?? 0;
+    const settleAtMs = tombstone.mayGrow === true ? this.#arrivalEndMs() : (this.#cutOffs.get(tombstone.id) ?? 0);
     this.#cutOffs.delete(tombstone.id);
     const pending: Pending = {
       tombstone,
