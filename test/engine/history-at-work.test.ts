@@ -123,6 +123,25 @@ describe("a restore", () => {
     expect(await value(scene, "d")).toBe(4);
   });
 
+  it("that failed leaves nothing in the bucket, however long the store will not delete", async () => {
+    const scene = await open();
+    const [one] = await historic(scene, "d");
+    let isAway = true;
+    scene.faults = (operation, key) => {
+      if (operation === "put" && key.endsWith("/0000/0000000000000001-0000000000000001.ltx")) {
+        return [{ kind: "fail_after" }];
+      }
+      return operation === "delete" && isAway ? [{ kind: "fail_before" }] : [];
+    };
+    expect((await restore(scene, "d", { position: one })).error?.reason).toBe("STAGE_UNAVAILABLE");
+    const strays = () => [...scene.bucket.keys()].filter((key) => !key.startsWith(`d/${one.lineage}/`));
+    expect(strays()).toHaveLength(2);
+    expect((await scene.engine.getDatabase("d")).state).toBe("ready");
+    isAway = false;
+    for (let round = 0; round < 500 && strays().length > 1; round++) await scene.clock.rounds(1);
+    expect(strays()).toEqual(["d/database.json"]);
+  });
+
   it("ends calls that read the old history, and never mixes both", async () => {
     const scene = await open({ limits: { deleteGraceMs: 20 } });
     const [one] = await historic(scene, "d");
