@@ -10,6 +10,8 @@ import { nextUpkeep } from "./upkeep.ts";
 /** Databases looked at side by side in the background. */
 const concurrency = 8;
 
+const damagedPauseMsMax = 10 * 60_000;
+
 /** A whole walk over the bucket's names, which comes by pages. */
 const walkMsMax = 30 * 60_000;
 
@@ -31,6 +33,11 @@ export class Discovery {
   #isRunning = false;
   #isCatalogComplete = false;
   #failures = 0;
+  #found = 0;
+  /** The names of the bucket were gone through. */
+  #isWalked = false;
+  /** What could not be read is looked at again from time to time: until then the catalog is not complete. */
+  readonly #damaged = new Set<string>();
   #work: Promise<void> = Promise.resolve();
 
   constructor(context: StoreContext, timetable: Timetable, hooks: DiscoveryHooks) {
@@ -84,27 +91,24 @@ export class Discovery {
   }
 
   #begin(): void {
-    this.#work = this.#walk();
+    this.#work = this.#run();
   }
 
-  async #walk(): Promise<void> {
-    const { host, remote, limits } = this.#context;
+  async #run(): Promise<void> {
+    const { host, limits } = this.#context;
     try {
-      const { signal } = this.#controller;
-      const deadlineAtMs = host.clock.now() + walkMsMax;
-      const ids = remote.manifests.ids({ deadlineAtMs, signal })[Symbol.asyncIterator]();
-      let found = 0;
-      // All take from one line; a walk is as wide as this, and a list is read no faster than its names are looked at.
-      const walker = async () => {
-        for (let next = await ids.next(); next.done !== true; next = await ids.next()) {
-          if (isDatabaseId(next.value) && (await this.#takeListed(next.value))) found++;
-        }
-      };
-      await allSettledOrThrow(Array.from({ length: concurrency }, walker));
+      await this.#walk();
       if (!this.#isRunning) return;
-      this.#isRunning = false;
-      host.complete();
-      if (found > 0) host.log("info", "databases were found in the remote stage", { databases: found });
+      if (this.#found > 0) host.log("info", "databases were found in the remote stage", { databases: this.#found });
+      this.#found = 0;
+      if (this.#damaged.size === 0) {
+        this.#isRunning = false;
+        host.complete();
+        return;
+      }
+      this.#failures++;
+      const pauseMs = backOffMs(this.#failures, { ...limits.backOff, maxMs: damagedPauseMsMax }, host.random);
+      this.#timetable.set(this.#again, host.clock.now() + pauseMs);
     } catch (error) {
       if (!this.#isRunning) return;
       this.#failures++;
@@ -115,14 +119,37 @@ export class Discovery {
     }
   }
 
-  async #takeListed(id: string): Promise<boolean> {
+  /** All names of the bucket once; after that those that could not be read. */
+  async #walk(): Promise<void> {
+    const { host, remote } = this.#context;
+    if (this.#isWalked) {
+      for (const id of [...this.#damaged]) await this.#takeListed(id);
+      return;
+    }
+    const { signal } = this.#controller;
+    const deadlineAtMs = host.clock.now() + walkMsMax;
+    const ids = remote.manifests.ids({ deadlineAtMs, signal })[Symbol.asyncIterator]();
+    // All take from one line; a walk is as wide as this, and a list is read no faster than its names are looked at.
+    const walker = async () => {
+      for (let next = await ids.next(); next.done !== true; next = await ids.next()) {
+        if (isDatabaseId(next.value)) await this.#takeListed(next.value);
+      }
+    };
+    await allSettledOrThrow(Array.from({ length: concurrency }, walker));
+    this.#isWalked = true;
+  }
+
+  async #takeListed(id: string): Promise<void> {
     try {
-      return await this.#takeOnce(id);
+      if (await this.#takeOnce(id)) this.#found++;
+      this.#damaged.delete(id);
     } catch (error) {
-      if (!(error instanceof Failure)) throw error;
-      // Damage of one database does not hide the others.
-      this.#context.host.log("error", "a database in the remote stage cannot be read", { database: id, error });
-      return false;
+      if (!(error instanceof Failure) || error.reason !== "DATA_CORRUPT") throw error;
+      // Damage of one database does not hide the others. It may have come on the way; and nobody must get the id meanwhile.
+      if (!this.#damaged.has(id)) {
+        this.#context.host.log("error", "a database in the remote stage cannot be read", { database: id, error });
+      }
+      this.#damaged.add(id);
     }
   }
 
@@ -138,8 +165,8 @@ export class Discovery {
     await storeCall(this.#context, signal, 0, (call) => replica.load(call));
     if (this.#hooks.isDeleted(id, manifest.lineage)) return false;
     if (replica.txid === 0n) {
-      host.log("warn", "the remote stage has a manifest without data; it is passed over", { database: id });
-      return false;
+      const sqliteMessage = "its manifest names data that is not there";
+      throw new Failure("DATA_CORRUPT", { database: id, stage: "remote", sqliteMessage });
     }
     const sizeBytes = replica.files().reduce((total, { byteCount }) => total + byteCount, 0);
     const upkeepAtMs = nextUpkeep(replica.files(), limits.upkeep)?.atMs ?? 0;

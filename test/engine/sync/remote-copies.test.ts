@@ -300,6 +300,17 @@ describe("discovery", () => {
     }
   });
 
+  it("takes a manifest that was damaged on its way for what it is, the next time", async () => {
+    const before = await fullBucket(1);
+    const scene = await SyncScene.open({ bucket: before.bucket, clock: before.clock });
+    let gets = 0;
+    scene.faults = (operation) => (operation === "get" && ++gets === 1 ? [{ kind: "flip_bit", at: 0 }] : []);
+    scene.sync.start({ ...nothingFound, isCatalogComplete: false });
+    await scene.pass(5_000, 500);
+    expect(scene.discovered).toHaveLength(1);
+    expect(scene.isComplete).toBe(true);
+  });
+
   it("passes over what is no database, and what is damaged, and finds the others", async () => {
     const before = await fullBucket(2);
     const put = (key: string, text: string) => {
@@ -313,7 +324,17 @@ describe("discovery", () => {
     scene.sync.start({ ...nothingFound, isCatalogComplete: false });
     await scene.pass(5_000);
     expect(scene.discovered).toHaveLength(2);
-    expect(scene.isComplete).toBe(true);
     expect(scene.lines.filter(({ level }) => level === "error")).toHaveLength(1);
+    // Nobody gets its id meanwhile; it is looked at again, seldom, until somebody has seen to it.
+    await failureOf(scene.sync.lookUp("damaged"), "DATA_CORRUPT");
+    expect(await scene.sync.lookUp("nobody")).toBe(false);
+    expect(scene.isComplete).toBe(false);
+    scene.calls.length = 0;
+    await scene.pass(hour, 5_000);
+    expect(scene.calls.length).toBeLessThan(30);
+    before.bucket.delete("damaged/database.json");
+    await scene.pass(15 * minute, 5_000);
+    expect(scene.isComplete).toBe(true);
+    expect(scene.sync.isDiscovering).toBe(false);
   });
 });
