@@ -195,12 +195,13 @@ export class Checkpoints {
     for (let pass = 0; pass < passCountMax; pass++) {
       const before = left;
       left = await this.#pass(database, run);
-      if (left <= tailFrames || left > tailShrinkMax * before) break;
+      if (left <= tailFrames || left >= tailShrinkMax * before) break;
     }
     // When the next write starts the WAL over, its report puts this back.
     wal.dueFrames = wal.reportedFrames + this.#step;
-    // All may be copied, and a write have come in between: then the WAL grows on, however often it is copied.
-    if (wal.reportedFrames < checkpointPauseFrames) return;
+    // All may be copied, and a write have come in between: then the WAL grows on, however often it is copied. While the file
+    // is being read nothing helps.
+    if (wal.reportedFrames < checkpointPauseFrames || left === Number.POSITIVE_INFINITY) return;
     const paused = await database.pauseWrites(checkpointPauseMsMax);
     try {
       // Also when somebody still writes: then it copies what there is.
@@ -228,6 +229,8 @@ export class Checkpoints {
   }
 
   async #empty(database: Checkpointed, run: CheckpointRun): Promise<void> {
+    // Whoever writes again just now is to wait for a moment only.
+    if ((await this.#pass(database, run)) === Number.POSITIVE_INFINITY) return;
     const paused = await database.pauseWrites(this.#limits.checkpointPauseMsMax);
     try {
       if (!paused || (await this.#pass(database, run)) > 0) return;
