@@ -131,8 +131,12 @@ export class Moves {
 
   /** Sees to it that the remote stage has everything, and takes the head away. */
   async toRemote(id: string, progress: Progress, uploadMsMax = moveMsMax): Promise<void> {
-    if (this.#host.catalog.get(id)?.head === "memory") await this.toLocal(id, progress);
+    const { catalog } = this.#host;
+    if (catalog.get(id)?.head === "memory") await this.toLocal(id, progress);
     await this.#leave(id, progress, uploadMsMax, "remote");
+    const row = catalog.get(id);
+    // Where there was no head, only the label is left to be changed.
+    if (row?.head === "none" && row.stage !== "remote") catalog.put({ ...row, stage: "remote" });
   }
 
   /** Takes a local head away as `toRemote` does, but not the place: the next call gets a new file from the remote stage. */
@@ -331,7 +335,7 @@ export class Moves {
     const txid = Number(log.closedTxid);
     try {
       await database.forgetWal();
-      const free = await folder.drop(id);
+      // While it can still be taken back: a catalog that cannot be written must not speak of a folder that is gone.
       catalog.put({
         ...row,
         stage: stage ?? row.stage,
@@ -342,9 +346,15 @@ export class Moves {
         sizeBytes,
         movedAtMs: stage === undefined || row.stage === stage ? row.movedAtMs : clock.wallMs(),
       });
+    } catch (error) {
+      throw stageFailure("local", error);
+    }
+    try {
+      const free = await folder.drop(id);
       failPoints.reach("drop.noted");
       return free;
     } catch (error) {
+      catalog.put(row);
       throw stageFailure("local", error);
     }
   }
