@@ -68,7 +68,8 @@ function lastLives(records: readonly RedoRecord[]): ReadonlyMap<string, readonly
     const life = lives.get(record.key);
     const isSame = life?.[0]?.walSalt1 === record.walSalt1 && life[0].walSalt2 === record.walSalt2;
     if (record.kind === "forget") {
-      if (isSame) lives.delete(record.key);
+      // Also when the life before it is the last one that was logged: the forgotten one came after it.
+      lives.delete(record.key);
     } else if (isSame) {
       life?.push(record);
     } else {

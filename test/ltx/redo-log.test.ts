@@ -296,6 +296,24 @@ describe("the redo log", () => {
     },
   );
 
+  it("forgets the lives before the one that is forgotten, of which nothing was logged", async () => {
+    const disk = new Disk();
+    const log = await openLog(disk);
+    const wals = ["a", "b"].map((key) => new FakeWal(disk, key)) as [FakeWal, FakeWal];
+    const [a] = wals;
+    for (const wal of wals) wal.commit(3);
+    await Promise.all(wals.map((wal) => log.commit(wal, end(wal))));
+    a.checkpoint(() => 0.5);
+    a.commit(2);
+    // Alone: its WAL is flushed, and the log holds nothing of this life.
+    await log.commit(a, end(a));
+    await log.forget(a.key, a.checkpoint(() => 0.7));
+    a.truncate();
+    await log.close();
+    expect((await openLog(disk)).replayed).toEqual({ walCount: 1, recordCount: 1 });
+    expect(a.recovered()).toEqual({ last: 5, isMixed: false });
+  });
+
   it("leaves a WAL alone that has started over, forgotten or not", async () => {
     const disk = new Disk();
     const log = await openLog(disk);
