@@ -48,8 +48,8 @@ export interface DatabaseHost {
   readonly logs: LogHost;
   /** Whether the batches of databases are carried to the remote stage. */
   readonly isCarried: boolean;
-  /** Called when SQLite finds the head's file damaged. */
-  damaged(database: HostedDatabase): void;
+  /** Called when SQLite finds the head's file damaged, with what it says. */
+  damaged(database: HostedDatabase, failure: Failure): void;
   /** Called when so many calls have come within the window that the database may move closer. */
   wanted(database: HostedDatabase): void;
   /** That many calls. */
@@ -392,7 +392,7 @@ export class HostedDatabase implements Checkpointed, SyncedDatabase {
 
   /** Why a call was ended that nobody cancelled: by the end of the handle. Other errors are what they are. */
   causeOf(error: unknown, options: CallOptions): unknown {
-    if (error instanceof Failure && error.reason === "DATA_CORRUPT") this.#host.damaged(this);
+    if (error instanceof Failure && error.reason === "DATA_CORRUPT") this.#host.damaged(this, error);
     const isOurs = error instanceof CallCancelled && options.cancel?.cancelled !== true;
     return isOurs ? (this.#refusal ?? error) : error;
   }
@@ -406,9 +406,6 @@ export class HostedDatabase implements Checkpointed, SyncedDatabase {
     if (!nothingCommitted) this.#advance(undefined);
     if (!(error instanceof Failure)) return error;
     if (error.facts["sqliteCode"]?.endsWith("_FSYNC")) return this.stop("a flush of its files failed", error);
-    if (error.reason === "DATA_CORRUPT") {
-      this.#host.log("error", "the database's file is damaged", { database: this.id, error });
-    }
     return error;
   }
 

@@ -161,7 +161,7 @@ class LocalEngine implements Engine {
       requestWindowMs: settings.requestWindowMs,
       wantedCount: settings.autoMovement ? settings.requestCountThreshold : Number.POSITIVE_INFINITY,
       wanted: (database) => this.#placement.wanted(database),
-      damaged: (database) => this.#placement.damaged(database),
+      damaged: (database, failure) => this.#placement.damaged(database, failure),
       checkpoints: new Checkpoints(limits, clock, log),
       touched: (database) => this.#touched.add(database),
       row: (id) => this.#findRow(id),

@@ -15,7 +15,7 @@ import { Failure } from "../../failure/failure.ts";
 import type { FileSystem } from "../../files/file-system.ts";
 import type { LtxFileFacts, LtxHeader } from "../../ltx/header.ts";
 import { LtxFailure } from "../../ltx/ltx-failure.ts";
-import type { PageSource } from "../../ltx/pages.ts";
+import type { Page, PageSource } from "../../ltx/pages.ts";
 import { sealedFileFacts } from "../../ltx/seal.ts";
 import { frameHeaderBytes, walHeaderBytes } from "../../ltx/wal-format.ts";
 import { readWalPages, scanWal, type WalCommits, type WalPosition } from "../../ltx/wal-reader.ts";
@@ -109,6 +109,10 @@ export class DatabaseLog {
   #walFrames = 0;
   #sealedFrames = 0;
   #problem: Failure | undefined;
+  /** What is answered to whoever wants the head's file, which is damaged. */
+  #damage: Failure | undefined;
+  /** A sound file of the state after the last closed batch, where no batch tells its size. */
+  #soundPath: string | undefined;
 
   constructor(host: LogHost, options: LogOptions) {
     this.#host = host;
@@ -162,6 +166,28 @@ export class DatabaseLog {
   /** Why the last seal failed for want of room; undefined when it did not. */
   get problem(): Failure | undefined {
     return this.#problem;
+  }
+
+  /** True when the next file has to hold the whole database. Known when it is loaded. */
+  get needsFile(): boolean {
+    return (this.#closedTxid === 0n && !this.#hasParts) || this.#hasGap;
+  }
+
+  /**
+   * The head's file is damaged: until the next head nothing is read from it. Batches of the WAL's frames go on; what needs the
+   * file (`snapshot`, a file of the whole database) rejects with DATA_CORRUPT.
+   */
+  distrustFile(): void {
+    this.#damage ??= new Failure("DATA_CORRUPT", {
+      database: this.#options.id,
+      stage: this.#head.isVolatile ? "memory" : "local",
+      sqliteMessage: "the file is damaged, and what was asked for would have to be made from it",
+    });
+  }
+
+  /** Where the file is damaged: one that holds the state after the last closed batch. */
+  setSoundFile(path: string): void {
+    this.#soundPath = path;
   }
 
   /** Looks at the folder; undefined when that was done. To be awaited before the first commit is sent. */
@@ -241,6 +267,7 @@ export class DatabaseLog {
   /** The state at the end of the last closed batch, which is closed for that if anything is new. Rejects as `seal` does. */
   snapshot(): Promise<LogSnapshot> {
     return this.#inClosingTurn(async () => {
+      this.#requireSound();
       if (this.#closing !== undefined) await this.#finish();
       const letGo = await this.#copyLock.image();
       let image: Image | undefined;
@@ -270,7 +297,7 @@ export class DatabaseLog {
       pageSize: image.pageSize,
       pageCount: image.pageCount,
       timestampMs,
-      pages: () => image.pages(),
+      pages: () => this.#soundPages(image),
       release: () => {
         if (!isHeld) return;
         isHeld = false;
@@ -301,6 +328,8 @@ export class DatabaseLog {
   rebase(head: LogHead): void {
     if (this.#isDirty || this.#hasParts) throw new Error("a head is switched at the end of a closed batch");
     this.#head = head;
+    this.#damage = undefined;
+    this.#soundPath = undefined;
     this.#end = undefined;
     this.#walFrames = 0;
     this.#sealedFrames = 0;
@@ -398,7 +427,21 @@ export class DatabaseLog {
     }
   }
 
+  #requireSound(): void {
+    if (this.#damage !== undefined) throw this.#damage;
+  }
+
+  /** The damage may be found while they are read. */
+  async *#soundPages(image: Image): AsyncGenerator<Page> {
+    for await (const page of image.pages()) {
+      this.#requireSound();
+      yield page;
+    }
+    this.#requireSound();
+  }
+
   #failed(error: unknown): unknown {
+    if (error === this.#damage) return error;
     if (error instanceof Failure && error.reason === "STAGE_FULL") {
       this.#problem = error;
       return error;
@@ -516,7 +559,7 @@ export class DatabaseLog {
   }
 
   async #writeOnce(path: string, isNeeded: boolean): Promise<void> {
-    if ((this.#closedTxid === 0n && !this.#hasParts) || this.#hasGap) {
+    if (this.needsFile) {
       await this.#writeWhole(path);
       return;
     }
@@ -550,6 +593,7 @@ export class DatabaseLog {
   }
 
   async #writeWhole(path: string): Promise<void> {
+    this.#requireSound();
     const letGo = await this.#copyLock.image();
     try {
       const { fileSystem, failPoints } = this.#host;
@@ -558,7 +602,12 @@ export class DatabaseLog {
       failPoints.reach("seal.scanned");
       try {
         const { pageSize, pageCount, commits } = image;
-        await this.#writePart(path, this.#facts(pageSize, pageCount, commits ?? noWal), image.pages(), commits);
+        await this.#writePart(
+          path,
+          this.#facts(pageSize, pageCount, commits ?? noWal),
+          this.#soundPages(image),
+          commits,
+        );
       } finally {
         await image.close();
       }
@@ -580,7 +629,8 @@ export class DatabaseLog {
 
   /** Of the head as it came here: nothing was copied back into it before it was sealed. */
   async #readFacts(): Promise<void> {
-    const file = await this.#host.fileSystem.openFile(this.#head.path, "read");
+    if (this.#soundPath === undefined) this.#requireSound();
+    const file = await this.#host.fileSystem.openFile(this.#soundPath ?? this.#head.path, "read");
     try {
       const { pageSize, pageCount } = await readImageFacts(file);
       this.#pageSize = pageSize;

@@ -71,7 +71,7 @@ export class HeadBringer {
       await folder.make(
         id,
         async (path) => {
-          const { manifest, restored } = await this.#fetch(row, remote, path, call);
+          const { manifest, restored } = await this.fetch(row, remote, path, call);
           const { txid, damaged } = restored;
           manifestVersion = manifest.etagVersion;
           for (const { name, failure } of damaged) {
@@ -132,7 +132,7 @@ export class HeadBringer {
     const { id } = row;
     const path = folder.filePath(id);
     const newPath = `${path}.new`;
-    const { manifest, restored } = await this.#fetch(row, remote, newPath, call);
+    const { manifest, restored } = await this.fetch(row, remote, newPath, call);
     if (manifest.lineage !== row.lineage) throw this.#missing(id, "another history was published in its place");
     const { batches, hasGap } = await new LogFolder(fileSystem, folder.logPath(id)).read();
     const behind = batches.filter(({ txid }) => txid > restored.txid).map(batchOf);
@@ -169,7 +169,7 @@ export class HeadBringer {
    * Restores what the catalog knows of while the manifest is on its way: seldom has another server, or a restore that was cut
    * off, published another history, and then that one is restored.
    */
-  async #fetch(
+  async fetch(
     row: CatalogRow,
     remote: RemoteStage,
     path: string,

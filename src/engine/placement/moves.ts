@@ -133,18 +133,13 @@ export class Moves {
   async toRemote(id: string, progress: Progress, uploadMsMax = moveMsMax): Promise<void> {
     const { catalog } = this.#host;
     if (catalog.get(id)?.head === "memory") await this.toLocal(id, progress);
-    await this.#leave(id, progress, uploadMsMax, "remote");
+    await this.#leave(id, progress, uploadMsMax);
     const row = catalog.get(id);
     // Where there was no head, only the label is left to be changed.
     if (row?.head === "none" && row.stage !== "remote") catalog.put({ ...row, stage: "remote" });
   }
 
-  /** Takes a local head away as `toRemote` does, but not the place: the next call gets a new file from the remote stage. */
-  async remake(id: string, progress: Progress): Promise<void> {
-    await this.#leave(id, progress, moveMsMax, undefined);
-  }
-
-  async #leave(id: string, progress: Progress, uploadMsMax: number, stage: "remote" | undefined): Promise<void> {
+  async #leave(id: string, progress: Progress, uploadMsMax: number): Promise<void> {
     const { handles, sync } = this.#host;
     const database = await handles.enterHead(id);
     if (database === undefined) return;
@@ -157,7 +152,7 @@ export class Moves {
       database.leave();
     }
     progress.check();
-    await this.#dropHead(id, progress, stage);
+    await this.#dropHead(id, progress);
   }
 
   /** Applies closed batches to the base of a head in memory, so that their files can go. */
@@ -289,7 +284,7 @@ export class Moves {
   }
 
   /** Holds new calls back until the rest is uploaded and the local copy is gone. */
-  async #dropHead(id: string, progress: Progress, stage: "remote" | undefined): Promise<void> {
+  async #dropHead(id: string, progress: Progress): Promise<void> {
     const { handles, sync, failPoints, log, moveWaitMsMax } = this.#host;
     const beforeClose = async (database: HostedDatabase) => {
       await sync.uploadAll(database, this.#wait(lastUploadMsMax, progress));
@@ -301,7 +296,7 @@ export class Moves {
       id,
       { graceMs: moveWaitMsMax, failure, force: false, beforeClose },
       (database) => {
-        return this.#takeHead(id, database, progress, stage);
+        return this.#takeHead(id, database, progress);
       },
     );
     try {
@@ -316,12 +311,7 @@ export class Moves {
   }
 
   /** With the handle closed: nothing is added to it any more. */
-  async #takeHead(
-    id: string,
-    database: HostedDatabase | undefined,
-    progress: Progress,
-    stage: "remote" | undefined,
-  ): Promise<() => Promise<void>> {
+  async #takeHead(id: string, database: HostedDatabase | undefined, progress: Progress): Promise<() => Promise<void>> {
     const { catalog, folder, failPoints, clock } = this.#host;
     if (database === undefined) throw busy(id, "it was closed meanwhile");
     // Only the handle knows them, and it is closed: for the case that the database stays.
@@ -338,13 +328,13 @@ export class Moves {
       // While it can still be taken back: a catalog that cannot be written must not speak of a folder that is gone.
       catalog.put({
         ...row,
-        stage: stage ?? row.stage,
+        stage: "remote",
         head: "none",
         baseTxid: txid,
         sequence: txid,
         durableSequence: txid,
         sizeBytes,
-        movedAtMs: stage === undefined || row.stage === stage ? row.movedAtMs : clock.wallMs(),
+        movedAtMs: row.stage === "remote" ? row.movedAtMs : clock.wallMs(),
       });
     } catch (error) {
       throw stageFailure("local", error);

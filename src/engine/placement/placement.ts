@@ -28,6 +28,7 @@ import type { Sync } from "../sync/sync.ts";
 import { Budget, type StageUsage } from "./budgets.ts";
 import { HeadBringer } from "./head-bringer.ts";
 import type { HeadFiles } from "./head-files.ts";
+import { Healing } from "./healing.ts";
 import { Hydrations } from "./hydrations.ts";
 import { Moves } from "./moves.ts";
 import {
@@ -109,6 +110,7 @@ export class Placement {
   readonly #options: PlacementOptions;
   readonly #moves: Moves;
   readonly #hydrations: Hydrations;
+  readonly #healing: Healing;
   readonly #rooms: { readonly memory: Room | undefined; readonly local: Room };
   /** Called often enough that they may move closer. */
   readonly #wanted = new Set<HostedDatabase>();
@@ -121,10 +123,10 @@ export class Placement {
   #sweeps: { head: "memory" | "local"; after: PageKey; atMs: number }[] = [];
   /** Until when the policy leaves a database alone whose move has failed. */
   readonly #rests = new Map<string, number>();
+  /** Placed in memory, and without a head for now. */
+  readonly #returning = new Set<string>();
   /** Pinned to a stage that they are not on yet. */
   readonly #astray = new Set<string>();
-  /** When files that SQLite found damaged were made again, by the clock. */
-  readonly #healed = new Map<string, number>();
   #isClosing = false;
 
   constructor(options: PlacementOptions) {
@@ -141,9 +143,20 @@ export class Placement {
     const memoryBudget =
       memory && new Budget("memory", memory, memory.directoryPath, fileSystem, () => catalog.use("memory"));
     this.#rooms = { memory: memoryBudget && this.#room(memoryBudget), local: this.#room(localBudget) };
-    const bringer = new HeadBringer({
+    const room = (row: CatalogRow, signal: AbortSignal | undefined) =>
+      this.#rooms.local.take(row.sizeBytes, Number.POSITIVE_INFINITY, signal);
+    const bringer = new HeadBringer({ ...options, room });
+    this.#healing = new Healing({
       ...options,
-      room: (row, signal) => this.#rooms.local.take(row.sizeBytes, Number.POSITIVE_INFINITY, signal),
+      room,
+      bringer,
+      moves: this.#moves,
+      drainMsMax: settings.moveWaitMsMax,
+      inTurn: (id, progress, run) =>
+        this.#inTurn(progress, async () => {
+          await this.#following.get(id);
+          await run();
+        }),
     });
     this.#hydrations = new Hydrations(settings.hydrationConcurrencyMax, (id, signal) => bringer.bring(id, signal));
     const nowMs = options.clock.now();
@@ -175,6 +188,9 @@ export class Placement {
     if (row.head === "none" && row.successor !== undefined) {
       // A file that came now would be of the history that is about to be replaced.
       throw new Failure("DATABASE_BUSY", { database: row.id, problem: "it is being restored" }, { retryAfterMs });
+    }
+    if (row.head === "none" && row.stage === "memory" && this.#returning.size < astrayCountMax) {
+      this.#returning.add(row.id);
     }
     return this.#hydrations.run(row.id);
   }
@@ -243,32 +259,9 @@ export class Placement {
     this.#wanted.add(database);
   }
 
-  /**
-   * SQLite has found the file of a head damaged. What was committed lies in the log and its WAL too, which carry checksums: it
-   * goes to the stage behind, and the file is made again from there.
-   */
-  damaged({ id, headStage }: HostedDatabase): void {
-    const { clock, log, catalog } = this.#options;
-    const row = catalog.get(id);
-    const nowMs = clock.now();
-    const healedMs = this.#healed.get(id) ?? Number.NEGATIVE_INFINITY;
-    // Made again and damaged again: then it is damaged everywhere, or the statement is the reason.
-    if (row === undefined || this.#isClosing || nowMs - healedMs < healPauseMs) return;
-    if (headStage === "local" && !this.#has("remote")) return;
-    if (this.#healed.size >= healCountMax) this.#healed.clear();
-    this.#healed.set(id, nowMs);
-    log("error", "the file of a database is damaged; it is made again from its log and the stage behind", {
-      database: id,
-    });
-    const target = headStage === "memory" ? "local" : "remote";
-    const task = this.#task(row, "demote", target);
-    this.#start(row, target, {
-      ...task,
-      run: async (progress) => {
-        if (target === "remote") await this.#moves.remake(id, progress);
-        else await task.run(progress);
-      },
-    });
+  /** SQLite says that the file of a database's head is damaged. */
+  damaged(database: HostedDatabase, failure: Failure): void {
+    if (!this.#isClosing) this.#healing.damaged(database, failure);
   }
 
   /** The log of a database in memory has grown: its base may have to follow. */
@@ -612,10 +605,17 @@ export class Placement {
     return worth({ requestCount, idleMs, sizeBytes }, this.#windowMs);
   }
 
-  /** Pins whose move could not begin, or has failed. */
+  /** Pins whose move could not begin, or has failed, and databases that a restore has taken out of memory. */
   #bringPinned(): void {
     const { catalog, operations } = this.#options;
     this.#endRests();
+    for (const id of this.#returning) {
+      const row = catalog.get(id);
+      if (row?.head === "none" && this.#hydrations.has(id)) continue;
+      if (operations.lockedBy(id) !== undefined || !this.#mayBegin) continue;
+      this.#returning.delete(id);
+      if (row?.head === "local") this.#start(row, "memory", this.#task(row, "promote", "memory"));
+    }
     for (const id of this.#astray) {
       const row = catalog.get(id);
       const pin = row && activePin(row.pin, this.#options.clock.wallMs());
@@ -727,10 +727,6 @@ function isEnough(victims: readonly CatalogRow[], missing: StageUsage): boolean 
 }
 
 const evictionMsMax = 60_000;
-
-/** A file that is found damaged is made again once in this time. */
-const healPauseMs = 3_600_000;
-const healCountMax = 10_000;
 
 /** Pause of the policy with a database whose move has failed, at least. */
 const restMsMin = 10_000;

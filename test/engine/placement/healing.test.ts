@@ -1,9 +1,19 @@
 /** A database file that the local disk has lost comes back from the remote stage and the log, or not at all. */
-import { cpSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import {
+  closeSync,
+  cpSync,
+  fstatSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
 import { join } from "node:path";
 import Database from "better-sqlite3";
 import { describe, expect, it } from "vitest";
-import { Failure } from "../../../src/failure/failure.ts";
 import type { MemoryBucket } from "../../support/memory-object-store.ts";
 import { temporaryFolders } from "../../support/temporary-folder.ts";
 import { until } from "../../support/until.ts";
@@ -194,35 +204,98 @@ describe("a local file that is", () => {
   });
 });
 
+/** Overwrites the pages behind the first, which the database cannot do without, in place. */
+function overwrite(path: string): void {
+  const file = openSync(path, "r+");
+  const { size } = fstatSync(file);
+  writeSync(file, Buffer.alloc(size - 4096, 0x5a), 0, size - 4096, 4096);
+  closeSync(file);
+}
+
+/** Puts everything into the database file, as a checkpoint does; nobody has it open. */
+function fold(path: string): void {
+  const database = new Database(path);
+  database.pragma("wal_checkpoint(TRUNCATE)");
+  database.close();
+}
+
+/** The rows, as soon as it is healed; every call before says that the file is damaged. */
+function healed(scene: StagesScene, id: string): Promise<unknown[]> {
+  return until("it is healed", async () => {
+    try {
+      return await values(scene, id);
+    } catch (error) {
+      expect(error).toMatchObject({ reason: "DATA_CORRUPT" });
+      return undefined;
+    }
+  });
+}
+
+const linesOf = (scene: StagesScene, text: string) => scene.lines.filter(({ message }) => message.includes(text));
+
 describe("a file that SQLite finds damaged", () => {
-  /** Overwrites the pages behind the first, which the database cannot do without. */
-  function damage(path: string): void {
-    const bytes = readFileSync(path);
-    bytes.fill(0x5a, 4096);
-    writeFileSync(path, bytes);
+  /** Damaged while nobody has it open, and opened again. */
+  async function damaged(folder: string, bucket: MemoryBucket): Promise<StagesScene> {
+    const scene = await openStages({ folder, bucket });
+    await make(scene, "a");
+    await scene.run("a", "INSERT INTO t VALUES (2)", "local");
+    await scene.close();
+    overwrite(fileOf(folder, "a"));
+    return openStages({ folder, bucket });
   }
 
   it("is made again from the remote stage while the server runs, with everything", async () => {
     const folder = newFolder();
     const bucket: MemoryBucket = new Map();
+    let scene = await damaged(folder, bucket);
+    const { position } = await scene.engine.getDatabase("a");
+    await failureOf(scene.rows("a", "SELECT x FROM t"), "DATA_CORRUPT");
+    expect(await healed(scene, "a")).toEqual([1, 2]);
+    const found = await scene.engine.getDatabase("a");
+    expect(found).toMatchObject({ state: "ready", stage: "local", position: { lineage: position.lineage } });
+    expect(found.position.sequence).toBeGreaterThanOrEqual(position.sequence);
+    await scene.run("a", "INSERT INTO t VALUES (3)", "remote");
+    expect(scene.localFiles("a")).not.toContain("db.sqlite.new");
+    await scene.close();
+
+    scene = await openStages({ folder, bucket });
+    expect(await values(scene, "a")).toEqual([1, 2, 3]);
+    await scene.close();
+    rmSync(join(folder, "local"), { recursive: true });
+    scene = await openStages({ folder, bucket });
+    expect(await values(scene, "a")).toEqual([1, 2, 3]);
+    await scene.close();
+  });
+
+  it("while it is open, with commits that only its WAL has, is made again with them", async () => {
+    const folder = newFolder();
+    const bucket: MemoryBucket = new Map();
     let scene = await openStages({ folder, bucket });
     await make(scene, "a");
-    await scene.run("a", "INSERT INTO t VALUES (2)", "local");
+    await scene.run("a", "CREATE TABLE u (x)");
     await scene.close();
-    damage(fileOf(folder, "a"));
-    scene = await openStages({ folder, bucket });
+    fold(fileOf(folder, "a"));
+    // Nothing is uploaded by itself.
+    scene = await openStages({ folder, bucket, processes: true, intervalMs: 3_600_000 });
+    await scene.run("a", "INSERT INTO u VALUES (7)");
+    overwrite(fileOf(folder, "a"));
+    await scene.run("a", "INSERT INTO u VALUES (8)");
     await failureOf(scene.rows("a", "SELECT x FROM t"), "DATA_CORRUPT");
-    const rows = await until("it is made again", async () => {
-      const answer = await scene.rows("a", "SELECT x FROM t ORDER BY x").then(
-        (found) => found.flat(),
-        (error: Failure) => error,
-      );
-      return answer instanceof Failure ? undefined : answer;
+    await scene.run("a", "INSERT INTO u VALUES (9)");
+    expect(await healed(scene, "a")).toEqual([1]);
+    expect(await scene.rows("a", "SELECT x FROM u")).toEqual([[7], [8], [9]]);
+    await scene.run("a", "INSERT INTO t VALUES (2)");
+    expect(await values(scene, "a")).toEqual([1, 2]);
+
+    // What it was made of is no better: that is for people.
+    overwrite(fileOf(folder, "a"));
+    await until("it is stopped", async () => {
+      // What they say does not matter here.
+      await Promise.allSettled([scene.run("a", "INSERT INTO u VALUES (10)")]);
+      await Promise.allSettled([scene.rows("a", "SELECT x FROM t")]);
+      return (await scene.engine.getDatabase("a")).state === "faulted";
     });
-    expect(rows).toEqual([1, 2]);
-    expect(await scene.stageOf("a")).toBe("local");
-    await scene.run("a", "INSERT INTO t VALUES (3)", "remote");
-    expect(await values(scene, "a")).toEqual([1, 2, 3]);
+    await failureOf(scene.rows("a", "SELECT x FROM t"), "DATABASE_FAULTED");
     await scene.close();
   });
 
@@ -235,17 +308,81 @@ describe("a file that SQLite finds damaged", () => {
     await scene.run("a", "INSERT INTO t VALUES (2)");
     const [name = ""] = scene.memoryFiles();
     await scene.close();
-    damage(join(folder, "memory", "databases", name, "db.sqlite"));
+    overwrite(join(folder, "memory", "databases", name, "db.sqlite"));
     scene = await openStages({ folder, bucket });
     await failureOf(scene.rows("a", "SELECT x FROM t"), "DATA_CORRUPT");
-    const rows = await until("it is made again", async () => {
-      const answer = await scene.rows("a", "SELECT x FROM t ORDER BY x").then(
-        (found) => found.flat(),
-        (error: Failure) => error,
-      );
-      return answer instanceof Failure ? undefined : answer;
-    });
-    expect(rows).toEqual([1, 2]);
+    expect(await healed(scene, "a")).toEqual([1, 2]);
+    expect(await scene.stageOf("a")).toBe("local");
+    await scene.run("a", "INSERT INTO t VALUES (3)", "remote");
+    expect(await values(scene, "a")).toEqual([1, 2, 3]);
+    await scene.close();
+  });
+
+  it("is made again when the remote stage is there again", async () => {
+    const scene = await damaged(newFolder(), new Map());
+    scene.faults = () => [{ kind: "fail_before" }];
+    await failureOf(scene.rows("a", "SELECT x FROM t"), "DATA_CORRUPT");
+    await until("it was tried", () => linesOf(scene, "is not healed yet").length === 1);
+    await failureOf(scene.rows("a", "SELECT x FROM t"), "DATA_CORRUPT");
+    scene.faults = () => [];
+    scene.clock.jump(31_000);
+    expect(await healed(scene, "a")).toEqual([1, 2]);
+    await scene.close();
+  });
+
+  it("stays as it is when the remote copy is damaged too, and is not tried again and again", async () => {
+    const folder = newFolder();
+    const bucket: MemoryBucket = new Map();
+    const scene = await damaged(folder, bucket);
+    const before = readFileSync(fileOf(folder, "a"));
+    for (const [key, object] of bucket) {
+      if (key.endsWith(".ltx")) object.bytes.fill(0x33, 100);
+    }
+    await failureOf(scene.rows("a", "SELECT x FROM t"), "DATA_CORRUPT");
+    await until("it was tried", () => linesOf(scene, "cannot be healed").length === 1);
+    scene.calls.length = 0;
+    for (let call = 0; call < 5; call++) await failureOf(scene.rows("a", "SELECT x FROM t"), "DATA_CORRUPT");
+    expect(scene.calls.filter((call) => call.includes(".ltx"))).toEqual([]);
+    expect(linesOf(scene, "damaged database cannot be healed")).toHaveLength(1);
+    expect((await scene.engine.getDatabase("a")).state).toBe("ready");
+    expect(readFileSync(fileOf(folder, "a"))).toEqual(before);
+    expect(scene.localFiles("a")).not.toContain("db.sqlite.new");
+    await scene.close();
+  });
+
+  it("is never uploaded where the log does not hold all of it", async () => {
+    const folder = newFolder();
+    const bucket: MemoryBucket = new Map();
+    let scene = await openStages({ folder, remote: false });
+    await scene.create("a");
+    await scene.run("a", "CREATE TABLE t (x)");
+    await scene.run("a", "INSERT INTO t VALUES (1)");
+    await scene.close();
+    fold(fileOf(folder, "a"));
+    overwrite(fileOf(folder, "a"));
+    scene = await openStages({ folder, bucket, intervalMs: 3_600_000 });
+    await failureOf(scene.rows("a", "SELECT x FROM t"), "DATA_CORRUPT");
+    await until("it was tried", () => linesOf(scene, "cannot be healed").length === 1);
+    await failureOf(scene.rows("a", "SELECT x FROM t"), "DATA_CORRUPT");
+    await scene.close();
+    expect([...bucket.keys()].filter((key) => key.endsWith(".ltx"))).toEqual([]);
+  });
+
+  it("without a remote stage says so, and goes on", async () => {
+    const folder = newFolder();
+    let scene = await openStages({ folder, remote: false });
+    await scene.create("a");
+    await scene.run("a", "CREATE TABLE t (x)");
+    await scene.run("a", "INSERT INTO t VALUES (1)");
+    await scene.close();
+    fold(fileOf(folder, "a"));
+    overwrite(fileOf(folder, "a"));
+    scene = await openStages({ folder, remote: false });
+    for (let call = 0; call < 3; call++) await failureOf(scene.rows("a", "SELECT x FROM t"), "DATA_CORRUPT");
+    expect(linesOf(scene, "cannot be healed").map(({ facts }) => facts["problem"])).toEqual([
+      "there is no remote copy",
+    ]);
+    expect((await scene.engine.getDatabase("a")).state).toBe("ready");
     await scene.close();
   });
 });
