@@ -307,7 +307,10 @@ describe("the redo log", () => {
     a.commit(2);
     // Alone: its WAL is flushed, and the log holds nothing of this life.
     await log.commit(a, end(a));
-    await log.forget(a.key, a.checkpoint(() => 0.7));
+    await log.forget(
+      a.key,
+      a.checkpoint(() => 0.7),
+    );
     a.truncate();
     await log.close();
     expect((await openLog(disk)).replayed).toEqual({ walCount: 1, recordCount: 1 });
