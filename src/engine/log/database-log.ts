@@ -185,8 +185,8 @@ export class DatabaseLog {
     });
   }
 
-  /** Where the file is damaged: one that holds the state after the last closed batch. */
-  setSoundFile(path: string): void {
+  /** Where the head's file is damaged: one that holds the state after the last closed batch. */
+  setSoundFile(path: string | undefined): void {
     this.#soundPath = path;
   }
 

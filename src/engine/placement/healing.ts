@@ -198,10 +198,17 @@ export class Healing {
         release = await room(row, progress.signal);
         await database.log.load();
         if (database.log.needsFile) throw corrupt(id, "local", "its log does not hold all of it");
-        // Nearly everything, while calls go on.
-        await sync.durable(database, database.position.sequence, this.#wait(uploadMsMax, progress));
-        letGo = database.log.keepFrom(database.durableTxid);
+        const upload = () => sync.durable(database, database.position.sequence, this.#wait(uploadMsMax, progress));
+        // First the file: a log without batches has to ask one for its size.
+        if (database.durableTxid === 0n) await upload();
+        const stopKeeping = database.log.keepFrom(database.durableTxid);
+        letGo = () => {
+          stopKeeping();
+          database.log.setSoundFile(undefined);
+        };
         replica = await this.#restore(database, row, newPath, progress);
+        // Nearly everything, while calls go on.
+        await upload();
         await this.#follow(database, replica, progress);
       } finally {
         database.leave();

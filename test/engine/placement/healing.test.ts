@@ -299,6 +299,24 @@ describe("a file that SQLite finds damaged", () => {
     await scene.close();
   });
 
+  it("and was brought from the remote stage just before, is made again with what came since", async () => {
+    const folder = newFolder();
+    const bucket: MemoryBucket = new Map();
+    let scene = await openStages({ folder, bucket });
+    await make(scene, "a");
+    await scene.run("a", "CREATE TABLE u (x)", "remote");
+    await scene.close();
+    rmSync(join(folder, "local"), { recursive: true });
+    scene = await openStages({ folder, bucket, processes: true, intervalMs: 3_600_000 });
+    await scene.run("a", "INSERT INTO u VALUES (7)");
+    overwrite(fileOf(folder, "a"));
+    await scene.run("a", "INSERT INTO u VALUES (8)");
+    await failureOf(scene.rows("a", "SELECT x FROM t"), "DATA_CORRUPT");
+    expect(await healed(scene, "a")).toEqual([1]);
+    expect(await scene.rows("a", "SELECT x FROM u")).toEqual([[7], [8]]);
+    await scene.close();
+  });
+
   it("in memory is made again from its base and its log", async () => {
     const folder = newFolder();
     const bucket: MemoryBucket = new Map();
