@@ -127,18 +127,19 @@ export class Placement {
   readonly #returning = new Set<string>();
   /** Pinned to a stage that they are not on yet. */
   readonly #astray = new Set<string>();
+  /** Of all logs, as they were at the last round: it is asked for with every database that comes. */
+  #unsyncedBytes = 0;
   #isClosing = false;
 
   constructor(options: PlacementOptions) {
     this.#options = options;
-    const { stages, directoryPath, fileSystem, catalog, sync } = options;
+    const { stages, directoryPath, fileSystem, catalog } = options;
     const { memory, local, settings } = stages;
     this.#moves = new Moves({ ...options, moveWaitMsMax: settings.moveWaitMsMax });
     const localBudget = new Budget("local", local, directoryPath, fileSystem, () => {
       const [inMemory, onDisk] = [catalog.use("memory"), catalog.use("local")];
       // A head in memory has its base and its log on the disk.
-      const { unsyncedBytes } = sync.stats();
-      return { bytes: onDisk.bytes + inMemory.bytes + unsyncedBytes, count: onDisk.count + inMemory.count };
+      return { bytes: onDisk.bytes + inMemory.bytes + this.#unsyncedBytes, count: onDisk.count + inMemory.count };
     });
     const memoryBudget =
       memory && new Budget("memory", memory, memory.directoryPath, fileSystem, () => catalog.use("memory"));
@@ -290,6 +291,7 @@ export class Placement {
   /** One round of the one timer. */
   tidy(): void {
     if (this.#isClosing) return;
+    this.#unsyncedBytes = this.#options.sync.stats().unsyncedBytes;
     // Without it only what comes makes others leave.
     if (this.#options.stages.settings.autoMovement) {
       this.#rooms.memory?.relieve();

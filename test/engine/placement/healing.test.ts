@@ -14,6 +14,8 @@ import {
 import { join } from "node:path";
 import Database from "better-sqlite3";
 import { describe, expect, it } from "vitest";
+import type { FileSystem } from "../../../src/files/file-system.ts";
+import { nodeFileSystem } from "../../../src/files/file-system.ts";
 import type { MemoryBucket } from "../../support/memory-object-store.ts";
 import { temporaryFolders } from "../../support/temporary-folder.ts";
 import { until } from "../../support/until.ts";
@@ -275,8 +277,17 @@ describe("a file that SQLite finds damaged", () => {
     await scene.run("a", "CREATE TABLE u (x)");
     await scene.close();
     fold(fileOf(folder, "a"));
+    const image = newFolder();
+    const fileSystem: FileSystem = {
+      ...nodeFileSystem,
+      async rename(from, to) {
+        await nodeFileSystem.rename(from, to);
+        // As the disk is when the machine dies now.
+        if (from.endsWith("db.sqlite.new")) cpSync(join(folder, "local"), join(image, "local"), { recursive: true });
+      },
+    };
     // Nothing is uploaded by itself.
-    scene = await openStages({ folder, bucket, processes: true, intervalMs: 3_600_000 });
+    scene = await openStages({ folder, bucket, processes: true, intervalMs: 3_600_000, fileSystem });
     await scene.run("a", "INSERT INTO u VALUES (7)");
     overwrite(fileOf(folder, "a"));
     await scene.run("a", "INSERT INTO u VALUES (8)");
@@ -284,6 +295,12 @@ describe("a file that SQLite finds damaged", () => {
     await scene.run("a", "INSERT INTO u VALUES (9)");
     expect(await healed(scene, "a")).toEqual([1]);
     expect(await scene.rows("a", "SELECT x FROM u")).toEqual([[7], [8], [9]]);
+    expect(readdirSync(join(image, "local", "databases", "a"))).toContain("db.sqlite-wal");
+    const after = await openStages({ folder: image, bucket: new Map(bucket) });
+    expect(await values(after, "a")).toEqual([1]);
+    expect(await after.rows("a", "SELECT x FROM u")).toEqual([[7], [8], [9]]);
+    await after.close();
+
     await scene.run("a", "INSERT INTO t VALUES (2)");
     expect(await values(scene, "a")).toEqual([1, 2]);
 

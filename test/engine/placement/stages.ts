@@ -92,7 +92,7 @@ export const testSettings: PlacementSettings = {
   requestWindowMs: 60_000,
   cooldownMs: 60_000,
   moveConcurrencyMax: 2,
-  moveWaitMsMax: 2_000,
+  moveWaitMsMax: 10_000,
   hydrationConcurrencyMax: 2,
 };
 
