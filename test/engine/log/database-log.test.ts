@@ -56,7 +56,7 @@ describe("batches", () => {
     const s = await ready({ pageBytes });
     const steps = [
       "CREATE TABLE t (id INTEGER PRIMARY KEY, v)",
-      "INSERT INTO t (v) SELECT randomblob(3000) FROM (WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 200) SELECT i FROM n)",
+      "INSERT INTO t (v) SELECT randomblob(3000) FROM (WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 80) SELECT i FROM n)",
       "DELETE FROM t WHERE id % 3 > 0",
       "VACUUM",
       "INSERT INTO t (v) SELECT randomblob(2000) FROM t",
@@ -105,7 +105,7 @@ describe("batches", () => {
     s.write("CREATE TABLE t (x)");
     await s.close();
     let partsMax = 0;
-    for (let round = 0; round < 60; round++) {
+    for (let round = 0; round < 40; round++) {
       s.write("INSERT INTO t VALUES (randomblob(?))", round * 50);
       await s.log.seal();
       partsMax = Math.max(partsMax, s.names().length);
@@ -325,7 +325,7 @@ describe("snapshots", () => {
     const s = await ready();
     s.write("CREATE TABLE t (x)");
     s.write(
-      "INSERT INTO t SELECT zeroblob(4000) FROM (WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 300) SELECT i FROM n)",
+      "INSERT INTO t SELECT zeroblob(4000) FROM (WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 120) SELECT i FROM n)",
     );
     s.db.pragma("wal_checkpoint(PASSIVE)");
     s.write("UPDATE t SET x = randomblob(4000) WHERE rowid % 2 = 0");
@@ -349,7 +349,7 @@ describe("snapshots", () => {
     const s = await ready();
     s.write("CREATE TABLE t (x)");
     s.write(
-      "INSERT INTO t SELECT randomblob(4000) FROM (WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 300) SELECT i FROM n)",
+      "INSERT INTO t SELECT randomblob(4000) FROM (WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 120) SELECT i FROM n)",
     );
     await s.close();
     // All is copied back: the next write starts the WAL over.
@@ -586,7 +586,7 @@ describe("a disk that fails", () => {
 });
 
 describe("any order of things", () => {
-  it.each([1, 2, 3, 4, 5, 6, 7, 8])("leads to the same bytes (seed %i)", async (seed) => {
+  it.each([1, 2, 3, 4, 5, 6])("leads to the same bytes (seed %i)", async (seed) => {
     const random = randomOf(seed);
     const chance = (part: number) => random() < part;
     const s = await ready({ pageBytes: seed % 2 === 0 ? 1024 : 4096, batchBytesMax: 1024 * 1024 });
@@ -595,7 +595,7 @@ describe("any order of things", () => {
     const takeClosed = () => {
       for (const { txid, path } of s.log.files()) if (!s.history.has(txid)) s.history.set(txid, readFileSync(path));
     };
-    for (let step = 0; step < 120; step++) {
+    for (let step = 0; step < 90; step++) {
       const pick = random();
       if (pick < 0.4) s.write("INSERT INTO t (v) VALUES (randomblob(?))", Math.floor(random() * 9000));
       else if (pick < 0.55)
