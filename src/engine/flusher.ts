@@ -215,9 +215,11 @@ class Wal implements WalFile, RedoWal {
 
   async beforeCopy(): Promise<void> {
     if (this.#redoKey === undefined) return;
+    if (this.#flusher.loggedLife(this.#redoKey) === undefined) return;
+    const life = (await this.#open()) === undefined ? undefined : this.#life();
+    // Looked at after the wait: what is forgotten must not be the life that a commit has just begun to log.
     const logged = this.#flusher.loggedLife(this.#redoKey);
     if (logged === undefined) return;
-    const life = (await this.#open()) === undefined ? undefined : this.#life();
     // While it goes on, a replay gives no more than it has.
     if (life === undefined || !hasSalts(life, logged)) await this.#flusher.forgetLife(this.#redoKey);
   }

@@ -160,8 +160,9 @@ export class RedoLog {
   /**
    * A life of a WAL is over: everything in it is copied back into the database and flushed, and the WAL may start over, by
    * SQLite itself, at any time. Resolves when that is on the disk, which has to be before the next checkpoint of this
-   * database copies anything, and, with no commit in between, before the WAL is truncated or removed. Rejects when the log
-   * holds records of the WAL and cannot be written: then none of this may follow.
+   * database copies anything, and, with no commit in between, before the WAL is truncated or removed. Records of earlier
+   * lives go with it; to be called before a commit of a later life is. Rejects when the log holds records of the WAL and
+   * cannot be written: then none of this may follow.
    */
   forget(key: string, life: WalSalts): Promise<void> {
     if (this.#isClosed) throw new Error("the redo log is closed");
