@@ -80,6 +80,8 @@ const baseFileCountMax = 256;
 /** A pause of the sweep over idle databases, in parts of the timeout: how much later than it a database may leave. */
 const sweepPart = 10;
 const sweepPauseMsMax = 30_000;
+/** When some were in use. */
+const sweepPauseMsMin = 1_000;
 
 const retryAfterMs = 1_000;
 
@@ -120,7 +122,7 @@ export class Placement {
   #movesRunning = 0;
   #moved = { promotions: 0, demotions: 0, failures: 0 };
   /** Where the sweep over idle databases goes on, for each place that heads have. */
-  #sweeps: { head: "memory" | "local"; after: PageKey; atMs: number }[] = [];
+  #sweeps: { head: "memory" | "local"; after: PageKey; atMs: number; isSoon: boolean }[] = [];
   /** Until when the policy leaves a database alone whose move has failed. */
   readonly #rests = new Map<string, number>();
   /** Placed in memory, and without a head for now. */
@@ -162,8 +164,8 @@ export class Placement {
     this.#hydrations = new Hydrations(settings.hydrationConcurrencyMax, (id, signal) => bringer.bring(id, signal));
     const nowMs = options.clock.now();
     this.#sweeps = [
-      { head: "memory", after: start, atMs: nowMs },
-      { head: "local", after: start, atMs: nowMs },
+      { head: "memory", after: start, atMs: nowMs, isSoon: false },
+      { head: "local", after: start, atMs: nowMs, isSoon: false },
     ];
   }
 
@@ -657,20 +659,23 @@ export class Placement {
       for (const row of rows) {
         if (!this.#mayBegin) return;
         sweep.after = [row.lastAccessTimeMs, row.id];
-        this.#consider(row);
+        if (!this.#consider(row)) sweep.isSoon = true;
       }
       if (rows.length === idleCountMax) continue;
       sweep.after = start;
-      sweep.atMs = nowMs + Math.min(sweepPauseMsMax, timeoutMs / sweepPart);
+      sweep.atMs = nowMs + (sweep.isSoon ? sweepPauseMsMin : Math.min(sweepPauseMsMax, timeoutMs / sweepPart));
+      sweep.isSoon = false;
     }
   }
 
-  #consider(row: CatalogRow): void {
+  /** False when it is in use right now: syncing may have it for a moment. */
+  #consider(row: CatalogRow): boolean {
     const { handles, operations } = this.#options;
-    if (row.state !== "ready" || operations.lockedBy(row.id) !== undefined || this.#rests.has(row.id)) return;
-    if (handles.get(row.id)?.isIdle === false) return;
+    if (row.state !== "ready" || operations.lockedBy(row.id) !== undefined || this.#rests.has(row.id)) return true;
+    if (handles.get(row.id)?.isIdle === false) return false;
     const { target, dropsHead } = this.#decide(row);
     if (target !== row.stage || dropsHead) this.#begin(row, target);
+    return true;
   }
 
   /** Moves of the policy wait in no queue: what is decided now may be wrong by then. */
