@@ -1,6 +1,7 @@
 /** database.json: the facts that live with a database's files, so that a lost catalog can be made again. */
 import { dirname } from "node:path";
 import * as z from "zod";
+import { type FailPoints, noFailPoints } from "../fail-points.ts";
 import type { FileSystem } from "../files/file-system.ts";
 import type { PinInfo, StageName } from "./engine.ts";
 import { isDatabaseId } from "./names.ts";
@@ -115,9 +116,16 @@ export async function readFacts(fileSystem: FileSystem, path: string, id?: strin
 }
 
 /** Replaces the facts at `path` at once: after a crash there is the old file or the new one. On the disk when it resolves. */
-export async function writeFacts(fileSystem: FileSystem, path: string, facts: Facts): Promise<void> {
+export async function writeFacts(
+  fileSystem: FileSystem,
+  path: string,
+  facts: Facts,
+  failPoints: FailPoints = noFailPoints,
+): Promise<void> {
   const temporary = `${path}.new`;
   await fileSystem.writeFlushed(temporary, Buffer.from(`${JSON.stringify({ version: 1, ...facts }, null, 2)}\n`));
+  failPoints.reach("facts.written");
   await fileSystem.rename(temporary, path);
+  failPoints.reach("facts.named");
   await fileSystem.flushFolder(dirname(path));
 }

@@ -10,6 +10,7 @@
  *                                           remote copy database.json stays there until that copy is gone
  */
 import { dirname, join } from "node:path";
+import { type FailPoints, noFailPoints } from "../fail-points.ts";
 import type { FileSystem } from "../files/file-system.ts";
 import { type Facts, readFacts, writeFacts } from "./facts.ts";
 import { isDatabaseId } from "./names.ts";
@@ -47,13 +48,20 @@ export class Folder {
   readonly #root: string;
   readonly #fileSystem: FileSystem;
   readonly #randomName: () => string;
+  readonly #failPoints: FailPoints;
   readonly #traces: DeletedTrace[] = [];
 
   /** `randomName`: text of [a-z0-9] that no other call gets. */
-  constructor(directoryPath: string, fileSystem: FileSystem, randomName: () => string) {
+  constructor(
+    directoryPath: string,
+    fileSystem: FileSystem,
+    randomName: () => string,
+    failPoints: FailPoints = noFailPoints,
+  ) {
     this.#root = join(directoryPath, "databases");
     this.#fileSystem = fileSystem;
     this.#randomName = randomName;
+    this.#failPoints = failPoints;
   }
 
   /** Path of a database's file. The id must have passed `isDatabaseId`. */
@@ -130,14 +138,17 @@ export class Folder {
       await this.#fileSystem.makeFolder(path);
       const facts = await fill(join(path, "db.sqlite"));
       await writeFacts(this.#fileSystem, join(path, "database.json"), facts);
+      this.#failPoints.reach("create.made");
       await this.#fileSystem.rename(path, this.#path(id));
     } catch (error) {
       await this.#fileSystem.remove(path);
       throw error;
     }
     onNamed?.();
+    this.#failPoints.reach("create.named");
     try {
       await this.#fileSystem.flushFolder(this.#root);
+      this.#failPoints.reach("create.end");
     } catch (error) {
       // Whether the name would last is not known: back, or the next start finds a database that nobody was told of.
       await this.#fileSystem.rename(this.#path(id), path);
@@ -153,7 +164,9 @@ export class Folder {
   async drop(id: string): Promise<() => Promise<void>> {
     const path = join(this.#root, `.dropped-${this.#randomName()}`);
     await this.#fileSystem.rename(this.#path(id), path);
+    this.#failPoints.reach("delete.named");
     await this.#fileSystem.flushFolder(this.#root);
+    this.#failPoints.reach("delete.end");
     return () => this.#fileSystem.remove(path);
   }
 
@@ -162,7 +175,9 @@ export class Folder {
     const path = join(this.#root, `.deleted-${this.#randomName()}`);
     if ((await this.#fileSystem.list(this.#path(facts.id))).length === 0) return this.keepTrace(facts);
     await this.#fileSystem.rename(this.#path(facts.id), path);
+    this.#failPoints.reach("delete.named");
     await this.#fileSystem.flushFolder(this.#root);
+    this.#failPoints.reach("delete.end");
     return this.#trace(facts, path);
   }
 
@@ -188,7 +203,7 @@ export class Folder {
   }
 
   writeFacts(facts: Facts): Promise<void> {
-    return writeFacts(this.#fileSystem, join(this.#path(facts.id), "database.json"), facts);
+    return writeFacts(this.#fileSystem, join(this.#path(facts.id), "database.json"), facts, this.#failPoints);
   }
 
   /** Looks at a database that nobody has open. */

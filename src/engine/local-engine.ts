@@ -73,7 +73,7 @@ export async function openEngine(options: EngineOptions): Promise<Engine> {
   await fileSystem.makeFolder(directoryPath);
   const catalog = Catalog.open(directoryPath);
   try {
-    const folder = new Folder(directoryPath, fileSystem, () => hex(8));
+    const folder = new Folder(directoryPath, fileSystem, () => hex(8), options.failPoints);
     const failPoints = options.failPoints ?? noFailPoints;
     // WALs first: what is looked at afterwards is what the databases will have.
     const redo = await Redo.open({

@@ -211,12 +211,15 @@ export class SimulatedDisk {
           descriptors.set(descriptor, this.#file(path));
           return descriptor;
         }),
-      flush: (descriptor) =>
-        run(() => {
+      // Takes a turn, as all that waits for a device does: others come meanwhile, and share the next one.
+      flush: async (descriptor) => {
+        await new Promise(setImmediate);
+        return run(() => {
           const node = descriptors.get(descriptor);
           if (node === undefined) throw new Error("a flush of what is not open");
           this.#flush(node, "", () => readDescriptor(descriptor));
-        }),
+        });
+      },
       readNow: (descriptor, offsetBytes, target) => readSync(descriptor, target, 0, target.length, offsetBytes),
       isLinked: (descriptor) => fstatSync(descriptor).nlink > 0,
       close,
@@ -267,13 +270,15 @@ export class SimulatedDisk {
           const bytes = Buffer.alloc(byteCount);
           return bytes.subarray(0, readSync(descriptor, bytes, 0, byteCount, offsetBytes));
         }),
-      write: (offsetBytes, bytes) =>
-        run(() => {
+      write: async (offsetBytes, bytes) => {
+        if (mode === "log") await new Promise(setImmediate);
+        return run(() => {
           this.#fail("write", path);
           for (let at = 0; at < bytes.length; )
             at += writeSync(descriptor, bytes, at, bytes.length - at, offsetBytes + at);
           if (mode === "log") this.#flush(node, path, () => readDescriptor(descriptor));
-        }),
+        });
+      },
       truncate: (sizeBytes) => run(() => ftruncateSync(descriptor, sizeBytes)),
       flush: () => run(() => this.#flush(node, path, () => readDescriptor(descriptor))),
       close: () =>

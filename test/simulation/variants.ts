@@ -1,4 +1,6 @@
 /** Servers that are broken on purpose. */
+
+import type { ReplicaFile } from "../../src/ltx/replica.ts";
 import type { ObjectStore, PutOptions } from "../../src/objects/object-store.ts";
 import type { RemoteReplica, RemoteStage } from "../../src/stages/remote.ts";
 import { Random } from "./random.ts";
@@ -38,19 +40,15 @@ export const deletesBeforeVerify: Variant = {
     replaced(stage, {
       replica: (prefix, options) => {
         const replica = stage.replica(prefix, options);
-        return replaced<RemoteReplica>(replica, {
-          verify: async () => ({
-            txid: replica.lastTxid,
-            fileCount: 0,
-            byteCount: 0,
-            damaged: [],
-            isWhole: true,
-            problems: [],
-          }),
-        });
+        return replaced<RemoteReplica>(replica, { load: async () => undefined, files: () => wholeFiles });
       },
     } satisfies Partial<RemoteStage>),
 };
+
+/** Whatever was to be there. */
+const wholeFiles: readonly ReplicaFile[] = [
+  { level: 0, minTxid: 1n, maxTxid: 2n ** 62n, byteCount: 1, createTimeMs: 0 },
+];
 
 function unconditional({ condition: _, ...options }: PutOptions): PutOptions {
   return options;

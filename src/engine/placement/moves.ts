@@ -5,6 +5,7 @@
 import type { Clock } from "../../clock.ts";
 import type { FailPoints } from "../../fail-points.ts";
 import { Failure } from "../../failure/failure.ts";
+import { planRestore } from "../../ltx/restore-plan.ts";
 import type { FileReplica } from "../../stages/file-replica.ts";
 import type { RemoteStage } from "../../stages/remote.ts";
 import type { Snapshot, StageCall } from "../../stages/stage.ts";
@@ -273,10 +274,13 @@ export class Moves {
     } catch (error) {
       throw stageFailure("remote", error);
     }
-    if (replica.lastTxid < database.durableTxid) {
+    // Not the last file alone: all that leads there.
+    const plan = planRestore(replica.files());
+    const reached = plan.kind === "plan" ? plan.maxTxid : 0n;
+    if (reached < database.durableTxid) {
       this.#host.log("error", "the remote stage holds less than it said; a database stays where it is", {
         database: database.id,
-        found: String(replica.lastTxid),
+        found: String(reached),
         expected: String(database.durableTxid),
       });
       throw new Failure("STAGE_UNAVAILABLE", { stage: "remote" }, { retryAfterMs });
