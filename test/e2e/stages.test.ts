@@ -1,6 +1,7 @@
 import { existsSync, readdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { afterEach, beforeAll, describe, expect, it } from "vitest";
+import type { VerifyReport } from "../../src/commands/verify-report.ts";
 import { storagePlaces } from "../../src/settings/places.ts";
 import { loadSettings } from "../../src/settings/settings.ts";
 import {
@@ -62,12 +63,13 @@ async function survivesTheMachine(environment: Environment): Promise<void> {
   await write(second.port, "ledger", "INSERT INTO t (body) VALUES ('with the end of the server')", "LOCAL");
   expect(await second.end("SIGTERM")).toBe(0);
 
+  // The end of the server has uploaded what was only LOCAL: the two copies are one state.
   const { code, printed } = await runCommandProcess(folder, ["verify", "--json"], { environment });
+  const { databases, isGood }: VerifyReport = JSON.parse(printed);
+  const [log, remote] = ["log", "remote"].map((place) => databases[0]?.copies.find((copy) => copy.place === place));
+  expect(remote?.txid).toBe(log?.txid);
   expect(printed).toContain('"outcome": "bytes"');
-  expect([code, JSON.parse(printed).isGood]).toEqual([0, true]);
-  loseTheMachine(folder);
-  const third = await start(folder, environment);
-  expect(await readOne(third.port, "ledger", "SELECT count(*) FROM t")).toBe("23");
+  expect([code, isGood]).toEqual([0, true]);
 }
 
 describe("the remote stage", () => {
