@@ -77,8 +77,14 @@ async function run(bench: Bench): Promise<BenchmarkResult> {
   if (rowsMany !== acknowledgedMany) throw new Error(`${acknowledgedMany} acknowledged, ${rowsMany} rows`);
 
   return {
+    // The bare server needs no disk: how fast that flushes decides these two as much as we do.
     ratios: [
-      { name: "one database, of the bare http2 server", values: ratios(rates.one, rates.bare), target: atLeast(0.55) },
+      {
+        name: "one database, of the bare http2 server",
+        values: ratios(rates.one, rates.bare),
+        target: atLeast(0.55),
+        isOfMachine: true,
+      },
       { name: "one database, times SQLite alone", values: ratios(rates.one, rates.full), target: atLeast(3) },
       {
         name: "64 databases, of the bare http2 server",
