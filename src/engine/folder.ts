@@ -163,10 +163,7 @@ export class Folder {
    */
   async drop(id: string): Promise<() => Promise<void>> {
     const path = join(this.#root, `.dropped-${this.#randomName()}`);
-    await this.#fileSystem.rename(this.#path(id), path);
-    this.#failPoints.reach("delete.named");
-    await this.#fileSystem.flushFolder(this.#root);
-    this.#failPoints.reach("delete.end");
+    await this.#takeName(id, path);
     return () => this.#fileSystem.remove(path);
   }
 
@@ -174,10 +171,7 @@ export class Folder {
   async deleteKeepingTrace(facts: Facts): Promise<DeletedTrace> {
     const path = join(this.#root, `.deleted-${this.#randomName()}`);
     if ((await this.#fileSystem.list(this.#path(facts.id))).length === 0) return this.keepTrace(facts);
-    await this.#fileSystem.rename(this.#path(facts.id), path);
-    this.#failPoints.reach("delete.named");
-    await this.#fileSystem.flushFolder(this.#root);
-    this.#failPoints.reach("delete.end");
+    await this.#takeName(facts.id, path);
     return this.#trace(facts, path);
   }
 
@@ -188,6 +182,19 @@ export class Folder {
     await writeFacts(this.#fileSystem, join(path, "database.json"), facts);
     await this.#fileSystem.flushFolder(this.#root);
     return this.#trace(facts, path);
+  }
+
+  async #takeName(id: string, path: string): Promise<void> {
+    await this.#fileSystem.rename(this.#path(id), path);
+    this.#failPoints.reach("delete.named");
+    try {
+      await this.#fileSystem.flushFolder(this.#root);
+    } catch (error) {
+      // Back: who is told that it failed finds the database as it was.
+      await this.#fileSystem.rename(path, this.#path(id));
+      throw error;
+    }
+    this.#failPoints.reach("delete.end");
   }
 
   #trace(facts: Facts, path: string): DeletedTrace {

@@ -145,8 +145,8 @@ export class ModelDatabase {
       const isSure = write.fate === "kept" && strengths[write.strength] >= needed;
       if (!isSure && write.fate !== "gone") write.fate = "shaken";
     }
+    if (strengths[this.strength] < needed && this.presence === "there") this.presence = "unsure";
     if (loss === "disk") {
-      if (strengths[this.strength] < needed && this.presence === "there") this.presence = "unsure";
       // Numbers above the last one that is stored for good were known to the lost disk alone.
       this.sequence = this.durableSequence;
     }

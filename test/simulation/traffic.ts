@@ -282,7 +282,7 @@ export class Traffic {
   // Life of a database
 
   async #create(id: string): Promise<void> {
-    const { engine } = this.#world;
+    const { engine, life } = this.#world;
     const before = this.model(id);
     if (before.presence === "absent") before.presence = "unsure";
     const initialStage = this.#random.pick<StageName | undefined>([undefined, undefined, "memory", "local", "remote"]);
@@ -295,6 +295,7 @@ export class Traffic {
         allowExisting: false,
         request: undefined,
       });
+      if (life.isDead) return;
       if (before.presence === "there") throw new Violation(`${id} was made although it exists`);
       const model = new ModelDatabase(id);
       model.presence = "there";
@@ -303,6 +304,7 @@ export class Traffic {
       this.#models.set(id, model);
       this.#take(model, info.position, info.durablePosition, 0n, "create");
     } catch (error) {
+      if (life.isDead) return;
       const reason = this.#reasonOf(error);
       if (reason === "DATABASE_EXISTS") {
         if (before.mustBeAbsent) throw new Violation(`${id} exists although it was deleted`);
@@ -316,15 +318,20 @@ export class Traffic {
   }
 
   async #remove(model: ModelDatabase): Promise<void> {
+    const { life, engine } = this.#world;
     const { presence } = model;
     model.presence = "unsure";
     try {
-      await this.#world.engine.deleteDatabase(model.id, undefined, false);
+      await engine.deleteDatabase(model.id, undefined, false);
+      if (life.isDead) return;
     } catch (error) {
+      if (life.isDead) return;
       const reason = this.#reasonOf(error);
       if (reason !== "DATABASE_NOT_FOUND" || presence === "there") {
         if (!refusals.has(reason)) throw error;
         model.presence = presence;
+        // Its name may be taken away on a disk that has failed.
+        if (this.diskFailed) model.strength = "process";
         return;
       }
     }
@@ -339,11 +346,12 @@ export class Traffic {
   }
 
   async #label(model: ModelDatabase): Promise<void> {
+    const { life, engine } = this.#world;
     const labels = { value: String(this.#random.below(1000)) };
     try {
-      await this.#world.engine.updateDatabase({ id: model.id, etag: undefined, labels, foreignKeys: undefined });
+      await engine.updateDatabase({ id: model.id, etag: undefined, labels, foreignKeys: undefined });
     } catch (error) {
-      this.#accept(model, error);
+      if (!life.isDead) this.#accept(model, error);
     }
   }
 

@@ -206,11 +206,14 @@ export class LogFolder {
     await this.#fileSystem.flushFolder(this.path);
   }
 
+  /** On the disk when it resolves: a mark that came back would be taken for a new gap. */
   async closeGap(): Promise<void> {
-    await this.#fileSystem.remove(join(this.path, gapName));
-    for (const name of await this.#fileSystem.list(this.path)) {
-      if (name.endsWith(damagedSuffix)) await this.#fileSystem.remove(join(this.path, name));
-    }
+    const names = (await this.#fileSystem.list(this.path)).filter(
+      (name) => name === gapName || name.endsWith(damagedSuffix),
+    );
+    if (names.length === 0) return;
+    for (const name of names) await this.#fileSystem.remove(join(this.path, name));
+    await this.#fileSystem.flushFolder(this.path);
   }
 }
 
