@@ -37,7 +37,7 @@ export type DiskFault = "full" | "input_output";
 
 export interface DiskFaults {
   /** Asked for each operation that writes, or flushes. */
-  next(operation: "write" | "flush" | "rename", path: string): DiskFault | undefined;
+  next(operation: "write" | "flush", path: string): DiskFault | undefined;
 }
 
 interface FileNode {
@@ -245,7 +245,7 @@ export class SimulatedDisk {
     };
   }
 
-  #fail(operation: "write" | "flush" | "rename", path: string): void {
+  #fail(operation: "write" | "flush", path: string): void {
     const fault = this.faults?.next(operation, path);
     if (fault === undefined) return;
     const code = fault === "full" ? "ENOSPC" : "EIO";
@@ -316,7 +316,6 @@ export class SimulatedDisk {
   }
 
   #rename(from: string, to: string): void {
-    this.#fail("rename", from);
     const source = this.#place(from);
     const target = this.#place(to);
     const node = this.#find(from);

@@ -666,7 +666,10 @@ export class Traffic {
       if (operations.every(({ done }) => done)) break;
       // It waits for the bucket: somebody looks again later.
       if (this.#world.isAway) return;
-      if (tries > 200) throw new Violation(`${id}: its operation does not end`);
+      if (tries > 200) {
+        const names = operations.filter(({ done }) => !done).map(({ kind, database }) => `${kind} of ${database}`);
+        throw new Violation(`${id}: ${names.join(", ")} does not end`);
+      }
       await new Promise<void>((resolve) => clock.after(500, resolve));
       if (life.isDead) return;
     }

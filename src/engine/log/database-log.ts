@@ -416,6 +416,16 @@ export class DatabaseLog {
     return run;
   }
 
+  /** A WAL whose flush failed is never flushed again, also when the disk was only full: nothing more can be sealed. */
+  async #flushHead(): Promise<void> {
+    try {
+      await this.#head.flush();
+    } catch (error) {
+      this.#options.onFault("a flush of its log failed", error);
+      throw error;
+    }
+  }
+
   /** Runs what writes to the folder, and notes how it ended. */
   async #writing<T>(work: () => Promise<T>): Promise<T> {
     try {
@@ -679,7 +689,7 @@ export class DatabaseLog {
     // The WAL first: a log that is ahead of its database after a loss of power would fork.
     // Without commits there is nothing new in it, and there may be none.
     const needsFlush = !this.#head.isVolatile && commits !== undefined;
-    const flushed = needsFlush ? this.#head.flush() : Promise.resolve();
+    const flushed = needsFlush ? this.#flushHead() : Promise.resolve();
     // Awaited below; until then it must not count as unhandled.
     flushed.catch(() => undefined);
     try {
