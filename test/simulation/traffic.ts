@@ -284,7 +284,9 @@ export class Traffic {
   async #create(id: string): Promise<void> {
     const { engine, life } = this.#world;
     const before = this.model(id);
-    if (before.presence === "absent") before.presence = "unsure";
+    const { presence, mustBeAbsent } = before;
+    if (presence === "absent") before.presence = "unsure";
+    before.mustBeAbsent = false;
     const initialStage = this.#random.pick<StageName | undefined>([undefined, undefined, "memory", "local", "remote"]);
     try {
       const info = await engine.createDatabase({
@@ -307,12 +309,14 @@ export class Traffic {
       if (life.isDead) return;
       const reason = this.#reasonOf(error);
       if (reason === "DATABASE_EXISTS") {
-        if (before.mustBeAbsent) throw new Violation(`${id} exists although it was deleted`);
+        if (mustBeAbsent) throw new Violation(`${id} exists although it was deleted`);
         before.presence = "there";
         before.lineage ??= engine.position(id).lineage;
         return;
       }
       if (!refusals.has(reason)) throw error;
+      before.presence = presence;
+      before.mustBeAbsent = mustBeAbsent;
       this.#world.say(`create ${id}: ${reason}`);
     }
   }
