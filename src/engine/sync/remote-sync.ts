@@ -145,8 +145,7 @@ export class RemoteSync implements Sync {
     if (this.#isClosing) throw new Failure("SHUTTING_DOWN");
     entry.log = database.log;
     entry.unsyncedSinceMs ??= this.#host.clock.now();
-    this.#want(entry);
-    await entry.waits.wait(
+    const waiting = entry.waits.wait(
       txid,
       wait,
       () =>
@@ -156,6 +155,9 @@ export class RemoteSync implements Sync {
           durableSequence: String(database.durableTxid),
         }),
     );
+    // After it, for what is known to be in vain is refused at once.
+    this.#want(entry);
+    await waiting;
   }
 
   async uploadAll(database: SyncedDatabase, given: SyncWait): Promise<bigint> {
@@ -184,8 +186,9 @@ export class RemoteSync implements Sync {
     if (this.#isClosing) throw new Failure("SHUTTING_DOWN");
     const entry = this.#entryOf(id);
     entry.hasNewFacts = true;
+    const waiting = entry.factsWaits.wait(row.etagVersion, wait, unavailable);
     this.#want(entry);
-    await entry.factsWaits.wait(row.etagVersion, wait, unavailable);
+    await waiting;
     return true;
   }
 
