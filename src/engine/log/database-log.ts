@@ -421,7 +421,8 @@ export class DatabaseLog {
     try {
       await this.#head.flush();
     } catch (error) {
-      this.#options.onFault("a flush of its log failed", error);
+      // Of other failures it is told like of any other.
+      if (localStageFailure(error).reason === "STAGE_FULL") this.#options.onFault("a flush of its log failed", error);
       throw error;
     }
   }
