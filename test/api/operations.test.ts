@@ -109,16 +109,16 @@ describeEachProtocol(
     });
 
     it("knows no others", async () => {
-      const calls = (operation: string): Promise<unknown>[] => [
-        api.operations.getOperation({ operation }),
-        watched(api, operation),
-        api.operations.cancelOperation({ operation }),
+      const calls = (operation: string): (() => Promise<unknown>)[] => [
+        () => api.operations.getOperation({ operation }),
+        () => watched(api, operation),
+        () => api.operations.cancelOperation({ operation }),
       ];
       for (const call of calls(noSuch)) {
-        expect(await expectFailure(call, "OPERATION_NOT_FOUND")).toEqual({ operation: noSuch });
+        expect(await expectFailure(call(), "OPERATION_NOT_FOUND")).toEqual({ operation: noSuch });
       }
       for (const bad of ["", "Z", "0".repeat(65)]) {
-        for (const call of calls(bad)) await expectFieldInvalid(call, "operation");
+        for (const call of calls(bad)) await expectFieldInvalid(call(), "operation");
       }
     });
   },
