@@ -178,9 +178,15 @@ export class Folder {
   /** A trace alone, of what never had a folder here: on the disk when it resolves. */
   async keepTrace(facts: Facts): Promise<DeletedTrace> {
     const path = join(this.#root, `.deleted-${this.#randomName()}`);
-    await this.#fileSystem.makeFolder(path);
-    await writeFacts(this.#fileSystem, join(path, "database.json"), facts);
-    await this.#fileSystem.flushFolder(this.#root);
+    try {
+      await this.#fileSystem.makeFolder(path);
+      await writeFacts(this.#fileSystem, join(path, "database.json"), facts);
+      await this.#fileSystem.flushFolder(this.#root);
+    } catch (error) {
+      // The next start would take away what nobody was told to be gone.
+      await this.#fileSystem.remove(path);
+      throw error;
+    }
     return this.#trace(facts, path);
   }
 

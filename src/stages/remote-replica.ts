@@ -251,15 +251,13 @@ export class StoredReplica implements RemoteReplica {
   /** Takes the number for what is put; throws FencedError when it is another's. */
   async #claim(file: ReplicaFile, body: Uint8Array | ObjectSource, call: StageCall): Promise<void> {
     const startMs = this.#context.clock.now();
-    let isNew = true;
     try {
       await this.#put(file, body, { ifNoneMatch: "*" }, call);
     } catch (error) {
       if (!isObjectStoreError(error, "precondition")) throw error;
       if (!(await this.#isStored(file, sourceOf(body), call))) throw new FencedError(file.maxTxid, error);
-      isNew = false;
     }
-    await this.#confirm(file, startMs, isNew, call);
+    await this.#confirm(file, startMs, call);
     this.#files.add(file);
     this.#loadedAt(startMs);
   }
@@ -267,15 +265,21 @@ export class StoredReplica implements RemoteReplica {
   /**
    * The number may have been free because retention has removed it: another server wrote it, went on, and merged it. That
    * takes longer than files of level 0 stay, and its newest one stays in any case; whoever knew the end of the history less
-   * long ago need not look. What was stored by mistake would be taken for a part of that history: it is removed.
+   * long ago need not look. What was stored by mistake would be taken for a part of that history: it is removed. Where no
+   * merged file holds the number, the other server has gone on behind what was just stored: its history needs it.
    */
-  async #confirm(file: ReplicaFile, nowMs: number, isNew: boolean, call: StageCall): Promise<void> {
+  async #confirm(file: ReplicaFile, nowMs: number, call: StageCall): Promise<void> {
     const knownForMs = nowMs - this.#knownAtMs;
     if (knownForMs < this.#context.retention.levelZeroMs / 2) return;
     const behind = await this.#files.firstBehind(file.maxTxid, call);
     if (behind === undefined) return;
-    if (isNew) await this.#context.store.delete([this.#files.key(file)], call);
-    throw new FencedError(file.maxTxid);
+    await this.load(call);
+    const { maxTxid: txid } = file;
+    const isMerged = this.#files.all.some(
+      ({ level, minTxid, maxTxid }) => level > 0 && minTxid <= txid && txid <= maxTxid,
+    );
+    if (isMerged) await this.#context.store.delete([this.#files.key(file)], call);
+    throw new FencedError(txid);
   }
 
   #put(

@@ -105,6 +105,8 @@ export class World {
         if (!life.isDead) this.fail(name, error);
       },
     );
+    // It may have died in the call itself.
+    if (life.isDead) return;
     this.#running.set(running, name);
     void running.then(() => {
       if (life.isDead) return;

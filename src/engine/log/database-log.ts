@@ -24,7 +24,7 @@ import type { EngineLog } from "../options.ts";
 import type { ClosedBatch, LogHead, LogSnapshot } from "./batch.ts";
 import { CopyLock } from "./copy-lock.ts";
 import { Image, readImageFacts } from "./image.ts";
-import { isSealedTo, LogFolder, sealedEnd } from "./log-folder.ts";
+import { isSealedTo, LogFolder, type OpenBatch, sealedEnd } from "./log-folder.ts";
 import { type Part, partTxid, turn, writeLtx } from "./parts.ts";
 import type { SealSlots } from "./seal-slots.ts";
 import { openWal } from "./wal-file.ts";
@@ -347,7 +347,12 @@ export class DatabaseLog {
   async #load(): Promise<void> {
     const { fileSystem, log } = this.#host;
     const { baseTxid, id } = this.#options;
-    const found = await this.#folder.read();
+    const { path } = this.#head;
+    const hasWal = fileSystem.sizeBytes(`${path}-wal`) > walHeaderBytes;
+    // What the WAL has besides its parts may have been answered with the number of the open batch: it belongs to it.
+    const found = await this.#folder.read(
+      async (txid, end) => txid > baseTxid && hasWal && !(await isSealedTo(fileSystem, path, end)),
+    );
     for (const name of found.damaged) {
       log("error", "a file of a database's log was damaged and is put aside; the next one holds everything", {
         database: id,
@@ -367,10 +372,18 @@ export class DatabaseLog {
     const newest = found.batches.at(-1);
     if (newest !== undefined && newest.txid >= this.#closedTxid) this.#followOn(newest.header);
     else if (newest !== undefined) this.#hasGap ||= found.lastTxid > newest.txid;
-    const { path } = this.#head;
-    const hasWal = fileSystem.sizeBytes(`${path}-wal`) > walHeaderBytes;
+    if (found.open !== undefined) this.#goOnWith(found.open);
     this.#isDirty = hasWal && (this.#end === undefined || !(await isSealedTo(fileSystem, path, this.#end)));
     this.#isLoaded = true;
+  }
+
+  #goOnWith({ txid, part, nextIndex }: OpenBatch): void {
+    this.#closedTxid = txid - 1n;
+    this.#openTxid = txid;
+    this.#partTxid = txid;
+    this.#parts = [part];
+    this.#partIndex = nextIndex;
+    this.#followOn(part.header);
   }
 
   #followOn(header: LtxHeader): void {

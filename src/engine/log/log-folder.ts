@@ -3,7 +3,7 @@
  * that nobody needs any more go, the newest never: its header says how far the WAL was sealed. `gap` says that frames of the
  * WAL were copied back which no file holds, so that the next file has to hold the whole database.
  */
-import { dirname, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import type { FileSystem } from "../../files/file-system.ts";
 import { decodeHeader, headerBytes, type LtxHeader } from "../../ltx/header.ts";
 import { LtxFailure } from "../../ltx/ltx-failure.ts";
@@ -27,6 +27,14 @@ export interface FoundBatch {
   readonly header: LtxHeader;
 }
 
+/** The newest batch, which stays open: it has no file, so nobody can have tried to upload it. */
+export interface OpenBatch {
+  readonly txid: bigint;
+  readonly part: Part;
+  /** Of the next part. */
+  readonly nextIndex: number;
+}
+
 export interface FoundLog {
   /** Ascending. */
   readonly batches: readonly FoundBatch[];
@@ -35,6 +43,7 @@ export interface FoundLog {
   readonly hasGap: boolean;
   /** Names of files that are no LTX files any more and were put aside. */
   readonly damaged: readonly string[];
+  readonly open: OpenBatch | undefined;
 }
 
 export class LogFolder {
@@ -62,9 +71,10 @@ export class LogFolder {
 
   /**
    * Reads what an earlier server has left: removes what an interrupted seal has left, closes the open batch (whose parts
-   * become one file), and puts damaged files aside.
+   * become one file), and puts damaged files aside. The newest batch stays open where `staysOpen` says so, which is told up to
+   * where its parts have the WAL.
    */
-  async read(): Promise<FoundLog> {
+  async read(staysOpen?: (txid: bigint, end: WalPosition) => Promise<boolean>): Promise<FoundLog> {
     const fileSystem = this.#fileSystem;
     const { files, parts, hasGap } = await this.#list();
     const batches: FoundBatch[] = [];
@@ -81,18 +91,26 @@ export class LogFolder {
       if (header === undefined) damaged.push(await this.#putAside(name));
       else batches.push({ txid, path, byteCount: fileSystem.sizeBytes(path), header });
     }
+    let open: OpenBatch | undefined;
+    const newestTxid = [...parts.keys()].at(-1);
     for (const [txid, names] of parts) {
       if (txid <= lastTxid) {
         // They are in the file of their batch.
         for (const name of names) await fileSystem.remove(join(this.path, name));
         continue;
       }
+      const left = await this.#left(names);
+      const end = left?.at(-1);
+      if (left !== undefined && end !== undefined && txid === newestTxid) {
+        if (await staysOpen?.(txid, sealedEnd(end.header))) open = await this.#openLeft(txid, left);
+        if (open !== undefined) break;
+      }
       last(txid);
-      const batch = await this.#closeLeft(txid, names);
+      const batch = left && (await unlessDamaged(() => this.close(txid, left)));
       if (batch !== undefined) batches.push(batch);
       else for (const name of names) damaged.push(await this.#putAside(name));
     }
-    return { batches, lastTxid, hasGap: hasGap || damaged.length > 0, damaged };
+    return { batches, lastTxid, hasGap: hasGap || damaged.length > 0, damaged, open };
   }
 
   /** What is there, looked at only: the header of the newest file, and the largest number that any has. */
@@ -135,22 +153,24 @@ export class LogFolder {
     return { files, parts, hasGap };
   }
 
-  /** Makes one file of the parts of a batch; undefined when one of them is damaged. */
-  async #closeLeft(txid: bigint, names: readonly string[]): Promise<FoundBatch | undefined> {
-    const fileSystem = this.#fileSystem;
+  /** The parts of a batch; undefined when one of them is damaged. */
+  async #left(names: readonly string[]): Promise<readonly Part[] | undefined> {
     const parts: Part[] = [];
     for (const name of names) {
       const path = join(this.path, name);
-      const header = partHeaderIn(await fileSystem.readStart(path, headerBytes), name);
+      const header = partHeaderIn(await this.#fileSystem.readStart(path, headerBytes), name);
       if (header === undefined) return undefined;
-      parts.push({ path, byteCount: fileSystem.sizeBytes(path), header });
+      parts.push({ path, byteCount: this.#fileSystem.sizeBytes(path), header });
     }
-    try {
-      return await this.close(txid, parts);
-    } catch (error) {
-      if (error instanceof LtxFailure) return undefined;
-      throw error;
-    }
+    return parts;
+  }
+
+  /** Makes one part of those of a batch that stays open; undefined when one of them is damaged. */
+  async #openLeft(txid: bigint, parts: readonly Part[]): Promise<OpenBatch | undefined> {
+    const [only] = parts;
+    const part = parts.length === 1 ? only : await unlessDamaged(() => this.merge(parts));
+    const lastIndex = parsePartName(basename(parts.at(-1)?.path ?? ""))?.index;
+    return part && lastIndex !== undefined ? { txid, part, nextIndex: lastIndex + 1 } : undefined;
   }
 
   /** Makes one file of the parts of a batch, on the disk when it resolves; the parts are gone then. */
@@ -221,6 +241,15 @@ function headerIn(bytes: Buffer | undefined, txid: bigint): LtxHeader | undefine
   try {
     const header = decodeHeader(bytes ?? new Uint8Array(0));
     return header.minTxid === txid && header.maxTxid === txid ? header : undefined;
+  } catch (error) {
+    if (error instanceof LtxFailure) return undefined;
+    throw error;
+  }
+}
+
+async function unlessDamaged<T>(make: () => Promise<T>): Promise<T | undefined> {
+  try {
+    return await make();
   } catch (error) {
     if (error instanceof LtxFailure) return undefined;
     throw error;
