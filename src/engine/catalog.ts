@@ -9,6 +9,7 @@ import { catalogSteps } from "./catalog-schema.ts";
 import type { DatabaseStateName, PinInfo, StageName } from "./engine.ts";
 import type { Facts, HeadPlace } from "./facts.ts";
 import { OperationStore } from "./operation-store.ts";
+import { StatementCache } from "./statement-cache.ts";
 
 /** Another server, or another engine of this process, works on the folder. */
 export class FolderInUseError extends Error {
@@ -149,7 +150,7 @@ export class Catalog {
   readonly #delete: Database.Statement;
   readonly #touch: Database.Statement;
   readonly #setSync: Database.Statement;
-  readonly #pages = new Map<string, Database.Statement>();
+  readonly #pages: StatementCache;
   /** By head. */
   readonly #use: Readonly<Record<HeadPlace, { count: number; bytes: number }>> = {
     none: { count: 0, bytes: 0 },
@@ -162,6 +163,7 @@ export class Catalog {
 
   private constructor(database: Database.Database, wasClean: boolean, damage: string | undefined) {
     this.#database = database;
+    this.#pages = new StatementCache(database, pageStatementCountMax);
     this.wasClean = wasClean;
     this.damage = damage;
     this.operations = new OperationStore(database);
@@ -254,9 +256,9 @@ export class Catalog {
       local: { count: 0, bytes: 0 },
       remote: { count: 0, bytes: 0 },
     };
-    const found = this.#statement(
-      "SELECT stage, count(*) AS count, total(size_bytes) AS bytes FROM databases GROUP BY stage",
-    ).all() as { readonly stage: number; readonly count: number; readonly bytes: number }[];
+    const found = this.#pages
+      .prepare("SELECT stage, count(*) AS count, total(size_bytes) AS bytes FROM databases GROUP BY stage")
+      .all() as { readonly stage: number; readonly count: number; readonly bytes: number }[];
     for (const { stage, count, bytes } of found) placed[stageNames[stage] ?? "local"] = { count, bytes };
     return placed;
   }
@@ -266,10 +268,12 @@ export class Catalog {
    * last access and an id); at most `countMax`.
    */
   idle(head: Exclude<HeadPlace, "none">, after: PageKey, beforeMs: number, countMax: number): CatalogRow[] {
-    const stored = this.#statement(
-      `SELECT ${columns} FROM databases WHERE head = ? AND head <> 0 AND (last_access_time_ms, id) > (?, ?)` +
-        " AND last_access_time_ms <= ? ORDER BY last_access_time_ms, id LIMIT ?",
-    ).all(headCodes[head], ...after, beforeMs, countMax) as Stored[];
+    const stored = this.#pages
+      .prepare(
+        `SELECT ${columns} FROM databases WHERE head = ? AND head <> 0 AND (last_access_time_ms, id) > (?, ?)` +
+          " AND last_access_time_ms <= ? ORDER BY last_access_time_ms, id LIMIT ?",
+      )
+      .all(headCodes[head], ...after, beforeMs, countMax) as Stored[];
     return stored.map(rowOf);
   }
 
@@ -432,19 +436,21 @@ export class Catalog {
     const compare = order.descending ? "<" : ">";
     const behind = after === undefined ? "" : `WHERE (${by}, id) ${compare} (?, ?)`;
     const start = after === undefined ? [] : [...after];
-    const end = this.#statement(
-      `SELECT ${by} AS value, id FROM databases ${behind} ORDER BY ${sorted} LIMIT 1 OFFSET ?`,
-    ).get(...start, scanCountMax - 1) as { readonly value: number | string; readonly id: string } | undefined;
+    const end = this.#pages
+      .prepare(`SELECT ${by} AS value, id FROM databases ${behind} ORDER BY ${sorted} LIMIT 1 OFFSET ?`)
+      .get(...start, scanCountMax - 1) as { readonly value: number | string; readonly id: string } | undefined;
     const scanned = `SELECT ${columns} FROM databases ${behind} ORDER BY ${sorted} LIMIT ?`;
-    const stored = this.#statement(
-      condition.sql === ""
-        ? scanned
-        : `SELECT * FROM (${scanned}) WHERE ${condition.sql} ORDER BY ${sorted} LIMIT ${countMax + 1}`,
-    ).all(
-      ...start,
-      condition.sql === "" ? Math.min(scanCountMax, countMax + 1) : scanCountMax,
-      ...condition.parameters,
-    ) as Stored[];
+    const stored = this.#pages
+      .prepare(
+        condition.sql === ""
+          ? scanned
+          : `SELECT * FROM (${scanned}) WHERE ${condition.sql} ORDER BY ${sorted} LIMIT ${countMax + 1}`,
+      )
+      .all(
+        ...start,
+        condition.sql === "" ? Math.min(scanCountMax, countMax + 1) : scanCountMax,
+        ...condition.parameters,
+      ) as Stored[];
     const rows = stored.slice(0, countMax).map(rowOf);
     const last = stored[countMax - 1];
     if (stored.length > countMax && last !== undefined) return { rows, key: [last[by], last.id] };
@@ -476,16 +482,6 @@ export class Catalog {
       this.#agrees = false;
       throw error;
     }
-  }
-
-  #statement(sql: string): Database.Statement {
-    let statement = this.#pages.get(sql);
-    if (statement === undefined) {
-      if (this.#pages.size >= pageStatementCountMax) this.#pages.clear();
-      statement = this.#database.prepare(sql);
-      this.#pages.set(sql, statement);
-    }
-    return statement;
   }
 }
 

@@ -3,6 +3,7 @@ import type Database from "better-sqlite3";
 import type { RequestRecord } from "../sqlite/executor.ts";
 import type { PageKey, SqlCondition } from "./catalog.ts";
 import type { OperationKindName } from "./engine.ts";
+import { StatementCache } from "./statement-cache.ts";
 
 /** Kinds by their numbers in the catalog. */
 export const kindCodes: Readonly<Record<OperationKindName, number>> = {
@@ -54,17 +55,16 @@ const pageStatementCountMax = 16;
 
 /** Rows of the table `operations`. */
 export class OperationStore {
-  readonly #database: Database.Database;
   readonly #put: Database.Statement;
   readonly #get: Database.Statement;
   readonly #ofRequest: Database.Statement;
   readonly #unfinished: Database.Statement;
   readonly #dropOld: Database.Statement;
   readonly #dropMany: Database.Statement;
-  readonly #pages = new Map<string, Database.Statement>();
+  readonly #pages: StatementCache;
 
   constructor(database: Database.Database) {
-    this.#database = database;
+    this.#pages = new StatementCache(database, pageStatementCountMax);
     this.#put = database.prepare(
       `INSERT OR REPLACE INTO operations (${columns}) VALUES (@id, @database, @kind, @bytes_done, @bytes_total,` +
         " @create_time_ms, @end_time_ms, @error, @request, @input)",
@@ -114,24 +114,12 @@ export class OperationStore {
   ): { readonly operations: readonly StoredOperation[]; readonly key: PageKey | undefined } {
     const parts = [after === undefined ? "" : "id < ?", condition.sql].filter(Boolean);
     const where = parts.length === 0 ? "" : `WHERE ${parts.join(" AND ")}`;
-    const rows = this.#statement(`SELECT ${columns} FROM operations ${where} ORDER BY id DESC LIMIT ?`).all(
-      ...(after === undefined ? [] : [after[1]]),
-      ...condition.parameters,
-      countMax + 1,
-    ) as Row[];
+    const rows = this.#pages
+      .prepare(`SELECT ${columns} FROM operations ${where} ORDER BY id DESC LIMIT ?`)
+      .all(...(after === undefined ? [] : [after[1]]), ...condition.parameters, countMax + 1) as Row[];
     const operations = rows.slice(0, countMax).map(operationOf);
     const last = operations.at(-1);
     return { operations, key: rows.length > countMax && last !== undefined ? [0, last.id] : undefined };
-  }
-
-  #statement(sql: string): Database.Statement {
-    let statement = this.#pages.get(sql);
-    if (statement === undefined) {
-      if (this.#pages.size >= pageStatementCountMax) this.#pages.clear();
-      statement = this.#database.prepare(sql);
-      this.#pages.set(sql, statement);
-    }
-    return statement;
   }
 }
 

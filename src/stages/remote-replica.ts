@@ -153,7 +153,7 @@ export class StoredReplica implements RemoteReplica {
     await this.#putMade(snapshotLevel, encodeLtx(facts, snapshot.pages(), { turn }), undefined, call);
   }
 
-  async compact(level: number, _nowMs: number, call: StageCall): Promise<ReplicaFile | undefined> {
+  async compact(level: number, call: StageCall): Promise<ReplicaFile | undefined> {
     await this.#ensureLoaded(call);
     try {
       return await this.#compactKnown(level, call);

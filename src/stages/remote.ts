@@ -70,7 +70,7 @@ export interface RemoteReplica extends Replica {
    * Brings a level in step with the one below, or, for the snapshot level, makes a snapshot out of what is stored, without a
    * head. Undefined when there is nothing to do; else what was stored.
    */
-  compact(level: number, nowMs: number, call: StageCall): Promise<ReplicaFile | undefined>;
+  compact(level: number, call: StageCall): Promise<ReplicaFile | undefined>;
   /** Size and number of the pages of the newest state. Asks for the beginning of one file. Throws DATA_CORRUPT when there is none. */
   shape(call: StageCall): Promise<{ readonly pageSize: number; readonly pageCount: number }>;
   /** Deletes what retention lets go of at that time (milliseconds since 1970); returns how many files. */

@@ -22,7 +22,7 @@ it("takes no file for damaged that a running server has merged meanwhile", async
   let merging: Promise<void> | undefined;
   const merge = async () => {
     const replica = (await openStage(store, scene.folder, { layout: "folder" })).replica(`app/${lineage}`);
-    await replica.compact(1, systemClock.wallMs(), call);
+    await replica.compact(1, call);
     const merged = replica.files().filter(({ level, maxTxid }) => level === 0 && maxTxid < 7n);
     await store.delete(
       merged.map((file) => replica.key(file)),

@@ -337,7 +337,7 @@ describe("restore", () => {
     const row = await bench.make("d", 6, startMs);
     const replica = bench.remote.replica(row.remotePrefix);
     await replica.load(bench.call());
-    await replica.compact(1, systemClock.wallMs(), bench.call());
+    await replica.compact(1, bench.call());
     // Some time after the compaction its inputs go.
     expect(await replica.expire(systemClock.wallMs() + hourMs, bench.call())).toBe(5);
     const { facts } = await failureOf(bench.restore("d", at(row, 3)), "HISTORY_OUT_OF_RANGE");

@@ -88,7 +88,7 @@ function describeExchange(name: string, place: () => Place): void {
       const check = async (what: string) =>
         expect((await restoredBytes(prefix)).equals(state(pageSize, 7)), what).toBe(true);
       for (const level of [1, 2, 3, 9]) {
-        await replica.compact(level, startMs, call(60_000));
+        await replica.compact(level, call(60_000));
         await check(`level ${level}`);
       }
       expect(await replica.expire(startMs + 3_600_000, call(60_000))).toBe(6);
@@ -101,7 +101,7 @@ function describeExchange(name: string, place: () => Place): void {
     const prefix = "snapshot/0123456789abcdef";
     const replica = place().stage.replica(prefix);
     for (const batch of history(4096).batches.slice(0, 4)) await replica.append(batch, call(60_000));
-    await replica.compact(9, startMs, call(60_000));
+    await replica.compact(9, call(60_000));
     await filled(prefix, 4096, 5);
     expect((await restoredBytes(prefix)).equals(state(4096, 7))).toBe(true);
   });
@@ -111,7 +111,7 @@ function describeExchange(name: string, place: () => Place): void {
     const replica = await filled(prefix, 4096);
     expect(await replica.claim(startMs + 60_000, call())).toBe(8n);
     expect((await restoredBytes(prefix)).equals(state(4096, 7))).toBe(true);
-    await replica.compact(1, startMs, call(60_000));
+    await replica.compact(1, call(60_000));
     expect((await restoredBytes(prefix)).equals(state(4096, 7))).toBe(true);
   });
 

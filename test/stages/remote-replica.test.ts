@@ -166,7 +166,7 @@ describe("a database that this server knows", () => {
 
   it("is fetched again when another has merged it meanwhile", async () => {
     const { at, txid } = await twice(async (at) => {
-      await (await at.replica()).compact(1, startMs, call());
+      await (await at.replica()).compact(1, call());
       await at.store.delete([`${prefix}/0000/0000000000000002-0000000000000002.ltx`], call());
     });
     expect(txid).toBe(4n);
@@ -178,8 +178,8 @@ describe("the keys", () => {
   it("are Litestream's for buckets", async () => {
     const at = scene();
     const replica = await at.filled(2);
-    await replica.compact(1, startMs, call());
-    await replica.compact(9, startMs, call());
+    await replica.compact(1, call());
+    await replica.compact(9, call());
     expect(await keysOf(at.store, "")).toEqual([
       `${prefix}/0000/0000000000000001-0000000000000001.ltx`,
       `${prefix}/0000/0000000000000002-0000000000000002.ltx`,
@@ -193,7 +193,7 @@ describe("the keys", () => {
     const replica = (await openStage(store, folder, { layout: "folder" })).replica("a/b");
     await replica.append(batch(1), call());
     await replica.append(batch(2), call());
-    await replica.compact(1, startMs, call());
+    await replica.compact(1, call());
     expect(await keysOf(store, "")).toEqual([
       "a/b/ltx/0/0000000000000001-0000000000000001.ltx",
       "a/b/ltx/0/0000000000000002-0000000000000002.ltx",
@@ -265,7 +265,7 @@ describe("a number", () => {
     for (const txid of [1, 2, 3]) await sleeper.append(batch(txid), until);
     const other = await at.replica();
     for (const txid of [3, 4, 5]) await other.append(foreign[txid] as Batch, until);
-    await other.compact(1, clock.wallMs(), until);
+    await other.compact(1, until);
     clock.advance(3_600_000);
     expect(await other.expire(clock.wallMs(), until)).toBe(5);
     await expect(sleeper.append(batch(4), until)).rejects.toBeInstanceOf(FencedError);
@@ -327,13 +327,13 @@ describe("compaction", () => {
   it("brings a level in step with the one below, and leaves every state restorable", async () => {
     const at = scene();
     const replica = await at.filled(4);
-    const made = await replica.compact(1, startMs, call());
+    const made = await replica.compact(1, call());
     expect(made).toMatchObject({ level: 1, minTxid: 1n, maxTxid: 4n });
     for (const txid of [5, 6, 7]) await replica.append(batch(txid), call());
-    expect(await replica.compact(1, startMs, call())).toMatchObject({ minTxid: 5n, maxTxid: 7n });
-    expect(await replica.compact(2, startMs, call())).toMatchObject({ level: 2, minTxid: 1n, maxTxid: 7n });
-    expect(await replica.compact(3, startMs, call())).toMatchObject({ level: 3, minTxid: 1n, maxTxid: 7n });
-    expect(await replica.compact(3, startMs, call())).toBeUndefined();
+    expect(await replica.compact(1, call())).toMatchObject({ minTxid: 5n, maxTxid: 7n });
+    expect(await replica.compact(2, call())).toMatchObject({ level: 2, minTxid: 1n, maxTxid: 7n });
+    expect(await replica.compact(3, call())).toMatchObject({ level: 3, minTxid: 1n, maxTxid: 7n });
+    expect(await replica.compact(3, call())).toBeUndefined();
     for (let txid = 1; txid <= 7; txid++) {
       const { bytes } = await restored(await at.replica(), folder, call(), { txid: BigInt(txid) });
       expect(bytes.equals(state(txid))).toBe(true);
@@ -344,13 +344,13 @@ describe("compaction", () => {
   it("makes a snapshot out of what is stored", async () => {
     const at = scene();
     const replica = await at.filled(5);
-    expect(await replica.compact(9, startMs, call())).toMatchObject({ level: 9, minTxid: 1n, maxTxid: 5n });
-    expect(await replica.compact(9, startMs, call())).toBeUndefined();
+    expect(await replica.compact(9, call())).toMatchObject({ level: 9, minTxid: 1n, maxTxid: 5n });
+    expect(await replica.compact(9, call())).toBeUndefined();
     at.calls.length = 0;
     expect((await restored(replica, folder, call())).bytes.equals(state(5))).toBe(true);
     expect(count(at, "get")).toBe(1);
     for (const txid of [6, 7]) await replica.append(batch(txid), call());
-    await replica.compact(1, startMs, call());
+    await replica.compact(1, call());
     expect(ranges(replica.files(), 1)).toEqual(["6-7"]);
     expect((await restored(await at.replica(), folder, call())).bytes.equals(state(7))).toBe(true);
   });
@@ -358,9 +358,9 @@ describe("compaction", () => {
   it("goes step by step when a chain is too long", async () => {
     const at = scene({ compactionFilesMax: 3 });
     const replica = await at.filled(7);
-    await replica.compact(9, startMs, call());
+    await replica.compact(9, call());
     expect(ranges(replica.files(), 9)).toEqual(["1-3"]);
-    while ((await replica.compact(9, startMs, call())) !== undefined);
+    while ((await replica.compact(9, call())) !== undefined);
     expect(ranges(replica.files(), 9)).toEqual(["1-3", "1-5", "1-7"]);
     expect((await restored(replica, folder, call())).bytes.equals(state(7))).toBe(true);
   });
@@ -369,8 +369,8 @@ describe("compaction", () => {
     const at = scene();
     const replica = await at.filled(4);
     await harm(at.store, `${prefix}/0000/0000000000000002-0000000000000002.ltx`);
-    expect(await reasonOf(replica.compact(1, startMs, call()))).toBe("DATA_CORRUPT");
-    expect(await reasonOf(replica.compact(9, startMs, call()))).toBe("DATA_CORRUPT");
+    expect(await reasonOf(replica.compact(1, call()))).toBe("DATA_CORRUPT");
+    expect(await reasonOf(replica.compact(9, call()))).toBe("DATA_CORRUPT");
     expect(await keysOf(at.store, "")).toHaveLength(4);
   });
 
@@ -380,15 +380,15 @@ describe("compaction", () => {
     const at = scene({ clock });
     const replica = await at.replica();
     for (const txid of [1, 2]) await replica.append(batch(txid), until);
-    await replica.compact(1, startMs, until);
+    await replica.compact(1, until);
     for (const txid of [3, 4, 5]) await replica.append(batch(txid), until);
     await harm(at.store, `${prefix}/0000/0000000000000004-0000000000000004.ltx`, until);
-    expect(await reasonOf(replica.compact(1, startMs, until))).toBe("DATA_CORRUPT");
+    expect(await reasonOf(replica.compact(1, until))).toBe("DATA_CORRUPT");
     await replica.putSnapshot(snapshotOf(state(5), 4096, 5n), until);
     // Nothing lies above it yet.
-    expect(await reasonOf(replica.compact(1, startMs, until))).toBe("DATA_CORRUPT");
+    expect(await reasonOf(replica.compact(1, until))).toBe("DATA_CORRUPT");
     for (const txid of [6, 7]) await replica.append(batch(txid), until);
-    expect(await replica.compact(1, startMs, until)).toMatchObject({ minTxid: 6n, maxTxid: 7n });
+    expect(await replica.compact(1, until)).toMatchObject({ minTxid: 6n, maxTxid: 7n });
     clock.advance(3_600_000);
     await replica.expire(clock.wallMs(), until);
     expect(ranges(replica.files(), 0)).toEqual(["7-7"]);
@@ -404,10 +404,10 @@ describe("compaction", () => {
     const ours = await at.replica();
     for (const txid of [1, 2, 3, 4]) await ours.append(batch(txid), until);
     const theirs = await at.replica();
-    await theirs.compact(1, clock.wallMs(), until);
+    await theirs.compact(1, until);
     clock.advance(3_600_000);
     await theirs.expire(clock.wallMs(), until);
-    expect(await ours.compact(1, clock.wallMs(), until)).toBeUndefined();
+    expect(await ours.compact(1, until)).toBeUndefined();
     expect(ranges(ours.files(), 0)).toEqual(["4-4"]);
   });
 });
@@ -420,11 +420,11 @@ describe("retention", () => {
     const replica = await at.replica();
     const aged = (txid: number): Batch => ({ ...batch(txid), timestampMs: clock.wallMs() });
     for (const txid of [1, 2, 3]) await replica.append(aged(txid), until);
-    await replica.compact(9, clock.wallMs(), until);
+    await replica.compact(9, until);
     expect(await replica.expire(clock.wallMs(), until)).toBe(0);
     clock.advance(7_200_000);
     for (const txid of [4, 5]) await replica.append(aged(txid), until);
-    await replica.compact(1, clock.wallMs(), until);
+    await replica.compact(1, until);
     clock.advance(600_000);
     await replica.expire(clock.wallMs(), until);
     const kept: unknown[] = [];
@@ -466,7 +466,7 @@ describe("a restore", () => {
     const at = scene();
     const reader = await at.filled(5);
     const keeper = await at.replica();
-    await keeper.compact(1, startMs, call());
+    await keeper.compact(1, call());
     await at.store.delete(
       [1, 2, 3, 4].map((txid) => `${prefix}/0000/000000000000000${txid}-000000000000000${txid}.ltx`),
       call(),
@@ -497,7 +497,7 @@ describe("a restore", () => {
   it("lets others stand in for a damaged file, and names it", async () => {
     const at = scene();
     const replica = await at.filled(5);
-    await replica.compact(1, startMs, call());
+    await replica.compact(1, call());
     const key = `${prefix}/0001/0000000000000001-0000000000000005.ltx`;
     await harm(at.store, key);
     const path = join(folder, "stood-in");
@@ -520,8 +520,8 @@ describe("a restore", () => {
   it("never gives wrong bytes, wherever a bit of what is stored is another", async () => {
     const at = scene();
     const replica = await at.filled(7);
-    await replica.compact(1, startMs, call());
-    await replica.compact(9, startMs, call());
+    await replica.compact(1, call());
+    await replica.compact(9, call());
     const random = seededRandom(11);
     const keys = await keysOf(at.store, "");
     const outcomes = { right: 0, corrupt: 0 };
@@ -628,8 +628,8 @@ it("keeps its promises while the store goes wrong in every way", async () => {
     let replica = stage.replica(prefix);
     for (let txid = 1; txid <= 7; txid++) {
       await patiently(() => replica.append(batch(txid), call()));
-      if (txid % 3 === seed % 3) await patiently(() => replica.compact(1, startMs, call()));
-      if (txid === 5) await patiently(() => replica.compact(9, startMs, call()));
+      if (txid % 3 === seed % 3) await patiently(() => replica.compact(1, call()));
+      if (txid === 5) await patiently(() => replica.compact(9, call()));
       if (txid % 2 === 0) replica = stage.replica(prefix);
       if (txid === 6) await patiently(() => replica.expire(startMs + 3_600_000, call()));
     }

@@ -132,7 +132,7 @@ export class Upkeeper {
     }
     const level = step.kind === "snapshot" ? snapshotLevel : step.level;
     const bytes = replica.files().reduce((total, { byteCount }) => total + byteCount, 0);
-    const file = await storeCall(this.#context, signal, bytes, (call) => replica.compact(level, nowMs, call));
+    const file = await storeCall(this.#context, signal, bytes, (call) => replica.compact(level, call));
     if (file === undefined) throw new Error(`level ${level} has nothing to take`);
     failPoints.reach(`${step.kind}.stored`);
     this.#putBytes += file.byteCount;
